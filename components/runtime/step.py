@@ -1,0 +1,133 @@
+"""What every step does around its own work: ports, reuse, one record of how it went, a reason where a person looks."""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from .artifacts import Lineage, Manifest, Record, content_id
+from .config import Platform, Section, image
+from .errors import FlywheelError
+from .ports import Store
+from .wiring import World, connect
+
+ManifestT = TypeVar("ManifestT", bound=Manifest)
+
+
+class StepRecord(Record):
+    """How a step of a run went: `runs/<run>/<step>-<start in ms>.json` in the store."""
+
+    step: str
+    started: float
+    seconds: float
+    outcome: Literal["done", "reused", "failed"]
+    sentence: str
+    artifact: str = ""
+
+
+@cache
+def code_version() -> str:
+    """Version of the package and hash of the code under components/: what reuse depends on."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")) + sorted(root.rglob("*.yaml")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return f"{version('kfp-flywheel')}+{digest.hexdigest()[:12]}"
+
+
+def say(line: str) -> None:
+    """One line for whoever watches the run."""
+    print(f"flywheel | {line}", flush=True)
+
+
+class Step:
+    """One step at work. Stages receive it from `step` and hand its ports to their pure core."""
+
+    def __init__(self, name: str, run: str, world: World) -> None:
+        self.name, self.run, self.world = name, run, world
+        self.outcome: Literal["done", "reused", "failed"] = "done"
+        self.sentence = ""
+        self.artifact = ""
+
+    @property
+    def store(self) -> Store:
+        return self.world.store
+
+    def lineage(self, *parents: str) -> Lineage:
+        return Lineage(code=code_version(), image=image(), run=self.run, parents=parents)
+
+    def reuse(self, kind: type[ManifestT], config: Section, inputs: tuple[str, ...], build: Callable[[], ManifestT]) -> ManifestT:
+        """Give the manifest that this stage made of the same config, inputs and code, or make it now.
+
+        The manifest is written last, so a step that was killed before is simply run again.
+
+        Args:
+            kind: What the stage gives.
+            config: Its validated section.
+            inputs: Ids of everything else that it depends on.
+            build: Does the work; every blob is written when it returns.
+        """
+        key = f"manifests/{self.name}/{content_id([config.model_dump(mode='json'), inputs, code_version()])}.json"
+        if self.store.exists(key):
+            made = kind.parse(self.store.get(f"{self.store.root}/{key}"), key)
+            self.outcome = "reused"
+        else:
+            made = build()
+            self.store.put(key, made.model_dump_json(indent=1).encode())
+        self.artifact = made.id
+        return made
+
+
+@contextmanager
+def step(name: str, platform: str, run: str) -> Iterator[Step]:
+    """Surround a stage: connect to the platform, say what happens, record how it ended.
+
+    A FlywheelError becomes the step's last line and its exit code: KFP shows no other reason to a person.
+    """
+    started = time.time()
+    say(f"{name}: started")
+    current: Step | None = None
+    try:
+        current = Step(name, run, connect(Platform.from_json(platform)))
+        yield current
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        _record(current, started, "failed", reason)
+        say(f"{name}: failed: {json.dumps(reason)}")
+        if isinstance(error, FlywheelError):
+            sys.stdout.flush()
+            raise SystemExit(error.exit_code) from error
+        raise
+    _record(current, started, current.outcome, current.sentence)
+    say(f"{name}: {current.outcome}: {json.dumps(current.sentence)}")
+
+
+def _record(current: Step | None, started: float, outcome: Literal["done", "reused", "failed"], sentence: str) -> None:
+    if current is None:
+        return
+    record = StepRecord(
+        step=current.name,
+        started=started,
+        seconds=round(time.time() - started, 3),
+        outcome=outcome,
+        sentence=sentence,
+        artifact=current.artifact,
+    )
+    try:
+        current.store.put(f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.model_dump_json().encode())
+    except FlywheelError as error:
+        # The step's own end matters more than its record; a full store must not hide the first reason.
+        print(f"flywheel | {current.name}: its record could not be written: {error}", file=sys.stderr)
+
+
+def run_records(store: Store, run: str) -> list[StepRecord]:
+    """How each step of a run went, in order of their start."""
+    keys = store.list(f"runs/{run}/")
+    records = [StepRecord.model_validate_json(store.get(f"{store.root}/{key}")) for key in keys if key.count("/") == 2]
+    return sorted(records, key=lambda record: record.started)

@@ -1,0 +1,45 @@
+"""The only place that chooses: the platform's URIs → adapters."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from .config import Platform
+from .errors import UserError
+from .ports import Jobs, Serving, Store
+
+
+def open_store(root: str) -> Store:
+    """The store with this root URI."""
+    if root.startswith("file:///"):
+        from .adapters.local import LocalStore
+
+        return LocalStore(root)
+    raise UserError(f"{root} is not a store: file:///folder is known.", "correct store in the platform file")
+
+
+@dataclass(frozen=True)
+class World:
+    """The backends of one platform, each opened when it is first asked for."""
+
+    platform: Platform
+
+    @cached_property
+    def store(self) -> Store:
+        return open_store(self.platform.store)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        from .adapters.local import LocalJobs
+
+        return LocalJobs()
+
+    @cached_property
+    def serving(self) -> Serving:
+        from .adapters.local import LocalServing
+
+        return LocalServing(self.platform.serving)
+
+
+def connect(platform: Platform) -> World:
+    """Open the backends of a platform."""
+    return World(platform)

@@ -1,0 +1,25 @@
+"""Fixtures that more than one test file needs: a platform in a temporary folder, and the digits data set."""
+
+from pathlib import Path
+
+import pytest
+from kfp_flywheel.components.runtime.config import Platform
+from kfp_flywheel.components.runtime.wiring import World, connect
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform.local(tmp_path / "flywheel")
+
+
+@pytest.fixture
+def world(platform: Platform) -> World:
+    return connect(platform)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data.yaml of a small digits data set: 24 training, 8 validation and 40 test images of 96 px. Read only."""
+    from kfp_flywheel.pipelines.demo.digits import write
+
+    return write(tmp_path_factory.mktemp("digits"), {"train": 24, "val": 8, "test": 40}, size=96)
