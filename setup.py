@@ -5,6 +5,8 @@ from setuptools import find_packages, setup
 ROOTS = {"kfp_flywheel.components": "components", "kfp_flywheel.pipelines": "pipelines"}
 setup(
     package_dir=ROOTS,
-    packages=[name for root, folder in ROOTS.items() for name in (root, *(f"{root}.{p}" for p in find_packages(folder)))],
+    packages=[
+        name for root, folder in ROOTS.items() for name in (root, *(f"{root}.{p}" for p in find_packages(folder)))
+    ],
     package_data={"": ["py.typed", "*.yaml", "*.html", "*.css"]},
 )

@@ -1,4 +1,4 @@
-"""Fixtures that more than one test file needs: a platform in a temporary folder, and the digits data set."""
+"""Fixtures that more than one test file needs: a platform in a temporary folder, and data sets."""
 
 from pathlib import Path
 
@@ -23,3 +23,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from kfp_flywheel.pipelines.demo.digits import write
 
     return write(tmp_path_factory.mktemp("digits"), {"train": 24, "val": 8, "test": 40}, size=96)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data.yaml of a data set that a small detector learns in seconds. Read only."""
+    from tests.shapes import write
+
+    return write(tmp_path_factory.mktemp("shapes"), {"train": 120, "val": 16, "test": 48})

@@ -27,7 +27,8 @@ def content_id(value: object) -> str:
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # defer_build: a step pays for the few records that it uses, not for the import of all of them.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Blob(Record):

@@ -1,4 +1,4 @@
-"""What a person may set: one frozen section a stage, and the platform. Field names are the pipeline's parameter names."""
+"""What a person may set: one frozen section a stage, and the platform. Fields are named like pipeline parameters."""
 
 import difflib
 import json
@@ -17,7 +17,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def of(cls, **values: object) -> Self:
@@ -52,7 +52,9 @@ class Validate(Section):
 class Snapshot(Section):
     val_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of unassigned groups that go to validation")
     test_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of unassigned groups that go to the holdout")
-    group_pattern: str = Field("", description="Regular expression on the path whose first group names the sample's group")
+    group_pattern: str = Field(
+        "", description="Regular expression on the path whose first group names the sample's group"
+    )
 
     @field_validator("group_pattern")
     @classmethod
@@ -67,7 +69,9 @@ class Snapshot(Section):
 
 
 class Train(Section):
-    architecture: str = Field("yolo11n", description="narrow, or the name of an ultralytics architecture")
+    architecture: str = Field(
+        "yolo11n", pattern=r"^[A-Za-z0-9._-]+$", description="narrow, or the name of an ultralytics architecture"
+    )
     image_size: int = Field(640, ge=32, le=4096, multiple_of=32, description="Side of the square input, in pixels")
     epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training images")
     batch: int = Field(16, ge=1, le=4096, description="Images a step, over all workers")
@@ -80,7 +84,9 @@ class Train(Section):
     cpus_per_worker: int = Field(2, ge=1, le=1024, description="CPUs, and threads, of a worker")
     gpus_per_worker: int = Field(0, ge=0, le=16, description="GPUs of a worker")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights and of the order of images")
-    start_from: str = Field("scratch", pattern="^(scratch|champion)$", description="scratch, or champion: its checkpoint")
+    start_from: str = Field(
+        "scratch", pattern="^(scratch|champion)$", description="scratch, or champion: its checkpoint"
+    )
 
 
 class Evaluate(Section):
@@ -97,7 +103,9 @@ class Register(Section):
 
 
 class Rollout(Section):
-    endpoint: str = Field("detector", pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", description="Name of the endpoint")
+    endpoint: str = Field(
+        "detector", pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", description="Name of the endpoint"
+    )
     ready_timeout_s: float = Field(300.0, gt=0, le=86_400, description="Seconds a new version may take to answer")
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import Field
+
 from .artifacts import Record, Release
 
 
@@ -112,15 +114,17 @@ class EndpointState(Record):
         stable: Name of the champion among `versions`, or none.
         versions: By version name (`v` + registry version): what is to run, and its share of traffic in percent.
         since: Seconds since the epoch of the last change of `stable`.
+        by: The run, or the person, that made the last change.
         reason: Why it is as it is, in one sentence.
     """
 
     endpoint: str
     generation: int = 0
     stable: str | None = None
-    versions: dict[str, Served] = {}
+    versions: dict[str, Served] = Field(default_factory=dict)
     lease: Lease | None = None
     since: float = 0.0
+    by: str = ""
     reason: str = ""
 
     @property

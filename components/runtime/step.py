@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from .artifacts import Lineage, Manifest, Record, content_id
 from .config import Platform, Section, image
 from .errors import FlywheelError
+from .images import VERSION
+from .manifests import keep
 from .ports import Store
 from .wiring import World, connect
 
+Outcome = Literal["done", "reused", "failed"]
 ManifestT = TypeVar("ManifestT", bound=Manifest)
 
 
@@ -26,9 +28,10 @@ class StepRecord(Record):
     step: str
     started: float
     seconds: float
-    outcome: Literal["done", "reused", "failed"]
+    outcome: Outcome
     sentence: str
     artifact: str = ""
+    exit_code: int = 0
 
 
 @cache
@@ -38,7 +41,7 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")) + sorted(root.rglob("*.yaml")):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return f"{version('kfp-flywheel')}+{digest.hexdigest()[:12]}"
+    return f"{VERSION}+{digest.hexdigest()[:12]}"
 
 
 def say(line: str) -> None:
@@ -51,7 +54,7 @@ class Step:
 
     def __init__(self, name: str, run: str, world: World) -> None:
         self.name, self.run, self.world = name, run, world
-        self.outcome: Literal["done", "reused", "failed"] = "done"
+        self.outcome: Outcome = "done"
         self.sentence = ""
         self.artifact = ""
 
@@ -62,7 +65,9 @@ class Step:
     def lineage(self, *parents: str) -> Lineage:
         return Lineage(code=code_version(), image=image(), run=self.run, parents=parents)
 
-    def reuse(self, kind: type[ManifestT], config: Section, inputs: tuple[str, ...], build: Callable[[], ManifestT]) -> ManifestT:
+    def reuse(
+        self, kind: type[ManifestT], config: Section, inputs: tuple[str, ...], build: Callable[[], ManifestT]
+    ) -> ManifestT:
         """Give the manifest that this stage made of the same config, inputs and code, or make it now.
 
         The manifest is written last, so a step that was killed before is simply run again.
@@ -79,6 +84,7 @@ class Step:
             self.outcome = "reused"
         else:
             made = build()
+            keep(self.store, made)
             self.store.put(key, made.model_dump_json(indent=1).encode())
         self.artifact = made.id
         return made
@@ -91,24 +97,24 @@ def step(name: str, platform: str, run: str) -> Iterator[Step]:
     A FlywheelError becomes the step's last line and its exit code: KFP shows no other reason to a person.
     """
     started = time.time()
-    say(f"{name}: started")
+    say(f"{name}: started in run {run}")
     current: Step | None = None
     try:
         current = Step(name, run, connect(Platform.from_json(platform)))
         yield current
     except BaseException as error:
         reason = str(error) or type(error).__name__
-        _record(current, started, "failed", reason)
-        say(f"{name}: failed: {json.dumps(reason)}")
+        code = error.exit_code if isinstance(error, FlywheelError) else 1
+        _record(current, started, "failed", reason, code)
+        say(f"{name}: failed: {json.dumps(reason, ensure_ascii=False)}")
         if isinstance(error, FlywheelError):
-            sys.stdout.flush()
-            raise SystemExit(error.exit_code) from error
+            raise SystemExit(code) from error
         raise
     _record(current, started, current.outcome, current.sentence)
-    say(f"{name}: {current.outcome}: {json.dumps(current.sentence)}")
+    say(f"{name}: {current.outcome}: {json.dumps(current.sentence, ensure_ascii=False)}")
 
 
-def _record(current: Step | None, started: float, outcome: Literal["done", "reused", "failed"], sentence: str) -> None:
+def _record(current: Step | None, started: float, outcome: Outcome, sentence: str, code: int = 0) -> None:
     if current is None:
         return
     record = StepRecord(
@@ -118,9 +124,12 @@ def _record(current: Step | None, started: float, outcome: Literal["done", "reus
         outcome=outcome,
         sentence=sentence,
         artifact=current.artifact,
+        exit_code=code,
     )
     try:
-        current.store.put(f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.model_dump_json().encode())
+        current.store.put(
+            f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.model_dump_json().encode()
+        )
     except FlywheelError as error:
         # The step's own end matters more than its record; a full store must not hide the first reason.
         print(f"flywheel | {current.name}: its record could not be written: {error}", file=sys.stderr)

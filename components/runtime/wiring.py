@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from .config import Platform
 from .errors import UserError
 from .ports import Jobs, Serving, Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def open_store(root: str) -> Store:
@@ -38,6 +42,13 @@ class World:
         from .adapters.local import LocalServing
 
         return LocalServing(self.platform.serving)
+
+    @cached_property
+    def mlflow(self) -> "MlflowClient":
+        """Tracking and registry: MLflow everywhere, so there is no port; whoever asks first waits for its import."""
+        from .adapters.mlflow import open_mlflow
+
+        return open_mlflow(self.platform.tracking)
 
 
 def connect(platform: Platform) -> World:

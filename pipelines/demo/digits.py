@@ -26,7 +26,9 @@ def _photographs(split: str) -> list[Image]:
     return [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in found]
 
 
-def images(split: str, count: int, size: int, seed: int) -> Iterator[tuple[Image, list[tuple[int, float, float, float, float]]]]:
+def images(
+    split: str, count: int, size: int, seed: int
+) -> Iterator[tuple[Image, list[tuple[int, float, float, float, float]]]]:
     """Draw labelled images of one split.
 
     Args:
@@ -61,7 +63,9 @@ def images(split: str, count: int, size: int, seed: int) -> Iterator[tuple[Image
             if any(abs(x - a) < max(extent, c) and abs(y - b) < max(extent, c) for a, b, c in taken):
                 continue
             taken.append((x, y, extent))
-            ink = cv2.resize(digits.images[index].astype(np.float32) / 16, (extent, extent), interpolation=cv2.INTER_CUBIC)
+            ink = cv2.resize(
+                digits.images[index].astype(np.float32) / 16, (extent, extent), interpolation=cv2.INTER_CUBIC
+            )
             ink = np.clip(ink * 1.3, 0, 1)[..., None]
             patch = canvas[y : y + extent, x : x + extent]
             bright = float(patch.mean()) < 128
@@ -71,7 +75,13 @@ def images(split: str, count: int, size: int, seed: int) -> Iterator[tuple[Image
             x0, x1 = x + columns.min(), x + columns.max() + 1
             y0, y1 = y + rows.min(), y + rows.max() + 1
             boxes.append(
-                (int(digits.target[index]), (x0 + x1) / 2 / size, (y0 + y1) / 2 / size, (x1 - x0) / size, (y1 - y0) / size)
+                (
+                    int(digits.target[index]),
+                    (x0 + x1) / 2 / size,
+                    (y0 + y1) / 2 / size,
+                    (x1 - x0) / size,
+                    (y1 - y0) / size,
+                )
             )
         yield np.clip(canvas, 0, 255).astype(np.uint8), boxes
 

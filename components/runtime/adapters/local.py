@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from ..errors import AlreadyExists, Conflict, JobFailed, PlatformError
+from pydantic import ValidationError
+
+from ..errors import AlreadyExists, Conflict, Corrupt, JobFailed, PlatformError
 from ..ports import EndpointState, JobSpec, Observed
 
 
@@ -73,7 +77,8 @@ class LocalStore:
                         raise AlreadyExists(f"{uri} holds other content, and objects are written once.") from None
         except OSError as error:
             raise PlatformError(
-                f"{uri} could not be written: {error.strerror}.", f"df -h {self._folder}; then run the same command again"
+                f"{uri} could not be written: {error.strerror}.",
+                f"df -h {self._folder}; then run the same command again",
             ) from error
         return uri
 
@@ -91,18 +96,21 @@ class LocalStore:
                     os.link(self._at(uri), partial)
                 except OSError:  # another file system
                     shutil.copyfile(self._at(uri), partial)
-                os.replace(partial, to)
+                partial.replace(to)
         except OSError as error:
             raise PlatformError(f"{uri} could not be brought to {to}: {error.strerror}.") from error
 
     def exists(self, key: str) -> bool:
-        return self._path(key).exists()
+        return self._path(key).is_file()
 
     def list(self, prefix: str) -> Iterator[str]:
-        folder = (self._folder / prefix).parent if not prefix.endswith("/") else self._folder / prefix
+        folder = self._folder / prefix.rpartition("/")[0]
         paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".partial-"))
         keys = (path.relative_to(self._folder).as_posix() for path in paths)
         yield from sorted(key for key in keys if key.startswith(prefix))
+
+
+GRACE_S = 10.0
 
 
 class LocalJobs:
@@ -120,7 +128,14 @@ class LocalJobs:
                 raise Conflict(f"job {spec.name} is at work with another specification.")
             return
         process = subprocess.Popen(
-            [sys.executable, "-m", "kfp_flywheel.components.runtime.leash", str(spec.deadline_s), spec.module, spec.spec_uri],
+            [
+                sys.executable,
+                "-m",
+                "kfp_flywheel.components.runtime.leash",
+                str(spec.deadline_s),
+                spec.module,
+                spec.spec_uri,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -136,80 +151,155 @@ class LocalJobs:
         assert process.stdout is not None
         last: deque[str] = deque(maxlen=20)
         try:
-            for line in process.stdout:
-                last.append(line.rstrip())
-                on_line(line.rstrip())
+            with process.stdout as lines:
+                for line in lines:
+                    last.append(line.rstrip())
+                    on_line(line.rstrip())
             code = process.wait()
-        except BaseException:
+        finally:
             self.cancel(name)
-            raise
-        del self._running[name]
         if code:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise JobFailed(f"job {name} ended with {how}; its last lines:\n" + "\n".join(last))
 
     def cancel(self, name: str) -> None:
-        if name not in self._running:
+        _, process = self._running.pop(name, ("", None))
+        if process is None:
             return
-        process = self._running.pop(name)[1]
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()  # the leash hands it on; what the job holds outside this machine is given back
         try:
-            process.wait(10)
+            process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            pass
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # the leash ends everything that is left
             process.wait()
 
 
 class LocalServing:
-    """`local:///folder`. The wanted state is `<endpoint>/wanted.json`; `flywheel serve` writes what it sees beside it."""
+    """`local:///folder`. The wanted state of an endpoint is `<endpoint>/wanted.json`.
+
+    `flywheel serve` holds `serve.lock`, with its process id and address in it, and writes `<endpoint>/seen.json`.
+    """
 
     def __init__(self, uri: str) -> None:
         self.folder = Path(uri.removeprefix("local://"))
 
+    def endpoints(self) -> list[str]:
+        """Names of all endpoints that were ever written."""
+        return sorted(path.parent.name for path in self.folder.glob("*/wanted.json"))
+
     def read(self, endpoint: str) -> EndpointState:
+        path = self.folder / endpoint / "wanted.json"
         try:
-            return EndpointState.model_validate_json((self.folder / endpoint / "wanted.json").read_bytes())
+            return EndpointState.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return EndpointState(endpoint=endpoint)
+        except ValidationError as error:
+            raise Corrupt(
+                f"{path} is not the wanted state of an endpoint: {error.errors()[0]['msg']}.",
+                f"mend {path} by hand, or move it away for an endpoint without a champion",
+            ) from error
 
     def write(self, state: EndpointState) -> EndpointState:
         target = self.folder / state.endpoint / "wanted.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (target.parent / "wanted.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            found = self.read(state.endpoint).generation
-            if found != state.generation:
-                raise Conflict(
-                    f"endpoint {state.endpoint} is at generation {found}, not {state.generation}: somebody changed it.",
-                    "flywheel status shows who serves now",
-                )
-            written = state.model_copy(update={"generation": found + 1})
-            with _partial(target) as partial:
-                partial.write_text(written.model_dump_json(indent=1))
-                os.replace(partial, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (target.parent / "wanted.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                found = self.read(state.endpoint).generation
+                if found != state.generation:
+                    raise Conflict(
+                        f"endpoint {state.endpoint} is at generation {found}, not {state.generation}: it was changed.",
+                        "flywheel status shows who serves now",
+                    )
+                written = state.model_copy(update={"generation": found + 1})
+                _replace(target, written.model_dump_json(indent=1))
+        except OSError as error:
+            raise PlatformError(f"{target} could not be written: {error.strerror}.", f"df -h {self.folder}") from error
         return written
 
     def observe(self, endpoint: str) -> dict[str, Observed]:
-        seen = self._seen(endpoint)
-        return {name: Observed.model_validate(value) for name, value in seen.get("versions", {}).items()}
+        """What runs, by version name; nothing when no `flywheel serve` is at work for this folder."""
+        server = self.server()
+        if server is None:
+            return {}
+        try:
+            seen = json.loads((self.folder / endpoint / "seen.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        if seen["server"] != server["pid"]:
+            return {}  # written by one that is gone
+        return {name: Observed.model_validate(value) for name, value in seen["versions"].items()}
 
     def url(self, endpoint: str) -> str:
-        return str(self._seen(endpoint).get("url", ""))
+        """The gateway's address, one for all endpoints; empty when no `flywheel serve` is at work."""
+        server = self.server()
+        return str(server["url"]) if server else ""
 
-    def _seen(self, endpoint: str) -> dict[str, dict[str, object]]:
-        """What a living `flywheel serve` wrote; nothing if it holds its lock no more."""
-        folder = self.folder / endpoint
+    def server(self) -> dict[str, Any] | None:
+        """Process id (`pid`) and address (`url`) of the living `flywheel serve`, if there is one."""
         try:
-            with (folder / "serve.lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return {}  # nobody holds it
+            with (self.folder / "serve.lock").open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    content = lock.read()
+                    return dict(json.loads(content)) if content else None
         except FileNotFoundError:
-            return {}
-        except BlockingIOError:
             pass
-        try:
-            found: dict[str, dict[str, object]] = json.loads((folder / "seen.json").read_bytes())
-        except FileNotFoundError:
-            return {}
-        return found
+        return None
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Callable[[str], None]]:
+        """Be the one `flywheel serve` of this folder; the function that is given publishes the gateway's address.
+
+        Raises:
+            Conflict: Another one is at work.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Opened for appending: what another one wrote must not be lost before its lock is ours.
+        with (self.folder / "serve.lock").open("a") as lock:
+            # A reader holds the lock for some microseconds to see whether anybody does.
+            deadline = time.monotonic() + 1.0
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        other = self.server() or {"pid": "unknown", "url": "an unknown address"}
+                        raise Conflict(
+                            f"flywheel serve is at work for {self.folder}: process {other['pid']}, {other['url']}.",
+                            f"use it, or end it first: kill {other['pid']}",
+                        ) from None
+                    time.sleep(0.02)
+            lock.truncate(0)
+
+            def publish(url: str) -> None:
+                lock.write(json.dumps({"pid": os.getpid(), "url": url}))
+                lock.flush()
+
+            try:
+                yield publish
+            finally:
+                lock.truncate(0)
+
+    def report(self, endpoint: str, versions: Mapping[str, Observed], pids: Mapping[str, int]) -> None:
+        """Write what `flywheel serve` sees of one endpoint, in one piece."""
+        seen = {
+            "server": os.getpid(),
+            "versions": {name: observed.model_dump() for name, observed in versions.items()},
+            "pids": dict(pids),
+        }
+        _replace(self.folder / endpoint / "seen.json", json.dumps(seen, indent=1))
+
+
+def _replace(target: Path, text: str) -> None:
+    with _partial(target) as partial:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)

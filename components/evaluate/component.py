@@ -1,0 +1,41 @@
+"""KFP contract of evaluate."""
+
+from kfp import dsl
+
+from ..runtime import images
+
+
+@dsl.component(base_image=images.STEPS, install_kfp_package=False)
+def evaluate(
+    package: dsl.Input[dsl.Model], champion: dsl.Input[dsl.Artifact], dataset: dsl.Input[dsl.Dataset],
+    report: dsl.Output[dsl.Artifact], page: dsl.Output[dsl.HTML], config: str, min_map50: float = 0.5,
+    min_class_map50: float = 0.1, margin: float = 0.02, min_images: int = 30, max_latency_ms: float = 1000.0,
+    max_size_mb: float = 500.0, platform: str = "", run_id: str = "",
+) -> str:  # fmt: skip
+    """Judge a model package, and the champion, on the frozen holdout as they are served: on ONNX Runtime.
+
+    Args:
+        package: ModelPackage of the challenger.
+        champion: Resolution, with the endpoint's champion.
+        dataset: DatasetVersion whose first holdout is used.
+        report: Receives the EvalReport.
+        page: Receives the page for a person.
+        config: Id of the run's configuration.
+        min_map50: mAP50 below which the gate fails, 0 to 1.
+        min_class_map50: AP50 of the worst class below which the gate fails, 0 to 1.
+        margin: Loss of mAP50 against the champion that is still not inferior, 0 to 1.
+        min_images: Holdout images below which nothing is decided.
+        max_latency_ms: Median time of one image on one thread, in milliseconds.
+        max_size_mb: Size of the exported model, in megabytes.
+        platform: The platform's URIs as JSON; `flywheel compile` fills it in.
+        run_id: Groups the records of one run.
+
+    Returns:
+        decision: pass, fail or undecided.
+    """
+    from kfp_flywheel.components.evaluate.stage import run
+
+    files = (package.path, champion.path, dataset.path, report.path, page.path)
+    return run(
+        *files, config, min_map50, min_class_map50, margin, min_images, max_latency_ms, max_size_mb, platform, run_id
+    )

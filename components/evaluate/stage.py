@@ -1,0 +1,146 @@
+"""Judge a package on the frozen holdout, beside the champion on the same images: EvalReport and page."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from ..runtime.artifacts import (
+    DatasetVersion,
+    EvalReport,
+    Lineage,
+    ModelPackage,
+    Resolution,
+    Sample,
+    content_id,
+    from_lines,
+)
+from ..runtime.blobs import get_blob, put_blob
+from ..runtime.config import Evaluate
+from ..runtime.decisions import Outcome, conclude
+from ..runtime.errors import PlatformError, UserError
+from ..runtime.ports import Store
+from ..runtime.step import say, step
+from ..runtime.tracking import track_report
+from .gate import Measured, judge
+
+DRAWN = 12
+
+
+def judge_package(
+    store: Store,
+    package: ModelPackage,
+    champion: ModelPackage | None,
+    dataset: DatasetVersion,
+    limits: Evaluate,
+    lineage: Lineage,
+) -> EvalReport:
+    """Ask both packages about the holdout, hold the numbers against the limits, and draw the page.
+
+    Raises:
+        UserError: The package was trained for other classes than the data has.
+        PlatformError: A package does not do here what its trainer saw, or stored bytes are damaged.
+    """
+    from ..recipes.detection.mistakes import above, worst
+    from .measure import ask, assess, compare, read_image
+    from .page import mistakes_on, render
+
+    if package.names != dataset.names:
+        raise UserError(
+            f"package {package.id} knows {len(package.names)} other classes than the {len(dataset.names)} of the data.",
+            "train on this data version",
+        )
+    holdout = dataset.holdouts[0]
+    samples, names = from_lines(get_blob(store, holdout.index), Sample), dataset.names
+    if not samples:
+        raise UserError(f"The holdout of data version {dataset.id} has no image.", "give the data a test split")
+    with tempfile.TemporaryDirectory(prefix="flywheel-packages-") as folder:
+        asked = ask(store, package, samples, Path(folder, "challenger"), "the challenger")
+        mine, found = assess(asked, samples, names, package.names)
+        theirs, comparison = None, None
+        if champion is not None:
+            answers = ask(store, champion, samples, Path(folder, "champion"), "the champion")
+            theirs, seen = assess(answers, samples, names, champion.names)
+            say("evaluate: compares the two by the bootstrap")
+            comparison = compare(found, seen, samples, names, champion.names)
+    measured = Measured(len(samples), mine.map50, mine.class_map50, mine.latency_ms, mine.size_mb, comparison)
+    checks, decision, reason = judge(measured, limits)
+    served = [above(prediction, asked.conf) for prediction in found]
+    gallery = mistakes_on(worst(served, samples, DRAWN), samples, served, names, partial(read_image, store))
+    facts = [
+        ("Package", package.id),
+        ("Champion", champion.id if champion else "none"),
+        ("Data version", dataset.id),
+        ("Holdout", f"{len(samples)} images, sha256 {holdout.index.sha256[:16]}"),
+        ("Code", lineage.code),
+        ("Run", lineage.run),
+    ]
+    html = render(decision, reason, checks, mine, theirs, gallery, facts)
+    inputs = [package.id, champion.id if champion else None, dataset.id, limits.model_dump(mode="json")]
+    return EvalReport(
+        # Not of what was timed: the same package, judged again elsewhere, is the same report unless its gate turns.
+        id=content_id(["eval-report.v1", inputs, decision]),
+        lineage=lineage,
+        decision=decision,
+        reason=reason,
+        package=package.id,
+        champion=champion.id if champion else None,
+        dataset=dataset.id,
+        images=len(samples),
+        challenger_scores=mine,
+        champion_scores=theirs,
+        checks=checks,
+        page=put_blob(store, html.encode(), ".html"),
+    )
+
+
+def champion_of(store: Store, resolution: Resolution) -> ModelPackage | None:
+    """The package of the endpoint's champion.
+
+    Raises:
+        PlatformError: The store does not have it, or has another one at its place.
+    """
+    release = resolution.champion
+    if release is None:
+        return None
+    package = ModelPackage.parse(store.get(release.package_uri), release.package_uri)
+    if package.id != release.package:
+        raise PlatformError(f"{release.package_uri} holds package {package.id}, not the champion's {release.package}.")
+    return package
+
+
+def run(
+    package: str, champion: str, dataset: str, report: str, page: str, config: str, min_map50: float,
+    min_class_map50: float, margin: float, min_images: int, max_latency_ms: float, max_size_mb: float,
+    platform: str, run_id: str,
+) -> str:  # fmt: skip
+    """Judge and write EvalReport and page to their paths; see `component.evaluate`."""
+    with step("evaluate", platform, run_id) as here:
+        limits = Evaluate.of(
+            min_map50=min_map50,
+            min_class_map50=min_class_map50,
+            margin=margin,
+            min_images=min_images,
+            max_latency_ms=max_latency_ms,
+            max_size_mb=max_size_mb,
+        )
+        challenger, data = ModelPackage.read(package), DatasetVersion.read(dataset)
+        incumbent = champion_of(here.store, Resolution.read(champion))
+
+        def build() -> EvalReport:
+            lineage = here.lineage(*(made.id for made in (challenger, incumbent, data) if made))
+            return judge_package(here.store, challenger, incumbent, data, limits, lineage)
+
+        made = here.reuse(EvalReport, limits, (challenger.id, incumbent.id if incumbent else "none", data.id), build)
+        html = get_blob(here.store, made.page)
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
+        Path(page).write_bytes(html)
+        made.write(report)
+        warning = ""
+        if made.decision != "pass":  # otherwise register logs it, and rollout concludes
+            warning = track_report(lambda: here.world.mlflow, challenger.tracking_run, made)
+            outcome = Outcome(
+                dataset=data.id, config=config, step="evaluate", decision=made.decision, reason=made.reason
+            )
+            conclude(here.store, outcome)
+        here.sentence = f"{made.decision}: {made.reason}{warning}"
+        return made.decision

@@ -1,0 +1,78 @@
+"""The image files of a folder, with one rule for symbolic links: they may lead about in the source, never out of it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..runtime.errors import DataError
+
+IMAGES = frozenset(
+    (
+        ".avif",
+        ".bmp",
+        ".dng",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".mpo",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".webp",
+    )
+)
+"""What counts as an image by its name. validate says which of them it can use: none is passed over in silence."""
+
+
+def images(folder: Path, within: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the image files under a folder. Hidden files (`.DS_Store`, `._a.jpg`) are nobody's images and are left out.
+
+    Args:
+        folder: Where to look.
+        within: Real paths, each ending in `/`, that links may lead to.
+
+    Raises:
+        DataError: A folder cannot be read, or a link leads out of the source or nowhere.
+    """
+    yield from _walk(folder, within, frozenset((os.path.realpath(folder),)))
+
+
+def _walk(folder: Path, within: tuple[str, ...], above: frozenset[str]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}.", f"ls -ld {folder}") from error
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        image = path.suffix.lower() in IMAGES
+        if entry.is_symlink() and (image or entry.is_dir()):
+            inside(path, within)
+        if entry.is_dir():
+            real = os.path.realpath(path)
+            if real not in above:  # a link to a folder above would never end
+                yield from _walk(path, within, above | {real})
+        elif image:
+            yield path
+
+
+def inside(path: Path, within: tuple[str, ...]) -> None:
+    """Refuse a link that leaves the source: what a data set brings along must not name files of this machine.
+
+    Raises:
+        DataError: It does, or leads nowhere.
+    """
+    real = os.path.realpath(path)
+    if not Path(real).exists():
+        raise DataError(f"{path} is a symbolic link that leads nowhere.", f"rm {path}")
+    if not real.startswith(within):
+        raise DataError(
+            f"{path} is a symbolic link out of the data set, to {real}.",
+            "copy the file into the data set, or name its folder in data.yaml",
+        )

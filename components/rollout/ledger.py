@@ -1,0 +1,51 @@
+"""Who served when, and why: one entry for each generation of an endpoint that came to serve, written once."""
+
+import contextlib
+
+from ..runtime.artifacts import Record, Release
+from ..runtime.errors import AlreadyExists
+from ..runtime.ports import EndpointState, Store
+
+
+class Entry(Record):
+    """What an endpoint's wanted state was from `at` (seconds since the epoch) on. It derives from that state alone."""
+
+    endpoint: str
+    generation: int
+    at: float
+    by: str
+    reason: str
+    stable: str | None
+    weights: dict[str, int]
+    release: Release | None
+
+
+def append(store: Store, state: EndpointState) -> Entry:
+    """Enter a state. The first entry of a generation stands, so a step that was killed enters it again."""
+    entry = Entry(
+        endpoint=state.endpoint,
+        generation=state.generation,
+        at=state.since,
+        by=state.by,
+        reason=state.reason,
+        stable=state.stable,
+        weights={name: served.weight for name, served in state.versions.items()},
+        release=state.champion,
+    )
+    with contextlib.suppress(AlreadyExists):
+        store.put(_key(state.endpoint, state.generation), entry.model_dump_json(indent=1).encode())
+    return entry
+
+
+def entered(store: Store, state: EndpointState) -> bool:
+    """Whether this generation came to serve, as far as the ledger knows."""
+    return store.exists(_key(state.endpoint, state.generation))
+
+
+def history(store: Store, endpoint: str) -> list[Entry]:
+    """All entries of an endpoint, oldest first."""
+    return [Entry.model_validate_json(store.get(f"{store.root}/{key}")) for key in store.list(f"ledger/{endpoint}/")]
+
+
+def _key(endpoint: str, generation: int) -> str:
+    return f"ledger/{endpoint}/{generation:08d}.json"  # padded: keys are listed in the order of their text

@@ -1,0 +1,169 @@
+"""The training job: `python -m kfp_flywheel.components.train.job SPEC_URI`, on any machine that reaches the store."""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal
+
+from ..recipes.detection.architectures import find
+from ..recipes.detection.checkpoints import saved
+from ..runtime.artifacts import Epoch
+from ..runtime.errors import FlywheelError, JobFailed, UserError
+from ..runtime.ports import Store
+from ..runtime.step import say
+from ..runtime.wiring import open_store
+from .cluster import fit
+from .spec import Failure, Progress, TrainSpec
+from .tracking import Tracker
+from .worker import read_weights
+
+LOOK_S = 0.5
+
+
+def main(spec_uri: str) -> None:
+    """Train, and write the package's manifest last.
+
+    Why it failed is written to the store too, for the stage: a log line may get lost on its way.
+    """
+    store = open_store(spec_uri.rpartition("/training/")[0])
+    spec = TrainSpec.model_validate_json(store.get(spec_uri))
+    attempt = f"{time.time_ns():020d}"
+    try:
+        run(spec, store, attempt)
+    except FlywheelError as error:
+        failure = Failure(exit_code=error.exit_code, message=error.message, next=error.next)
+        store.put(f"{spec.folder}failures/{attempt}-job.json", failure.model_dump_json().encode())
+        say(f"train: {error}")
+        raise SystemExit(error.exit_code) from None
+
+
+def run(spec: TrainSpec, store: Store, attempt: str) -> None:
+    """Check, train under Ray, and see that the package is there.
+
+    Args:
+        attempt: Names this start of the job; a later start has a greater name.
+
+    Raises:
+        UserError: The parent's checkpoint does not fit, or the machine lacks what is asked for.
+        PlatformError: MLflow or the store is away.
+        JobFailed: Training failed more often than is to be expected of machines.
+    """
+    os.chdir(tempfile.gettempdir())  # MLflow and Ray leave things where they stand
+    check(spec, store)
+    before = saved(store, spec.checkpoints)
+    if before:
+        say(f"train: epoch {before[-1].epoch}/{spec.config.epochs} was reached before; it goes on from there")
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Tracker.open, spec, lambda line: say(f"train: {line}"))
+        status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
+        try:
+            with _followed(spec, store, attempt, opening, before[-1].curve if before else ()):
+                problem = fit(spec, attempt, lambda: opening.result().run)
+            if not store.exists(spec.package_key):
+                raise _reason(spec, store, attempt) or JobFailed(problem or "training ended without a package.")
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            if opening.exception() is None:
+                opening.result().close(status)
+
+
+def check(spec: TrainSpec, store: Store) -> None:
+    """Refuse what cannot work, before anything is started.
+
+    Raises:
+        UserError: Names the value and the limit.
+    """
+    config = spec.config
+    find(config.architecture)
+    if spec.parent:
+        parent = read_weights(store, spec.parent)
+        if parent["architecture"] != config.architecture:
+            raise UserError(
+                f"architecture is {config.architecture!r}, the champion's checkpoint is of {parent['architecture']!r}.",
+                "give --start-from scratch, or the champion's architecture",
+            )
+    if config.gpus_per_worker and not os.environ.get("RAY_ADDRESS"):
+        import torch
+
+        found, wanted = torch.cuda.device_count(), config.workers * config.gpus_per_worker
+        if wanted > found:
+            raise UserError(
+                f"workers × gpus_per_worker is {wanted}, and this machine has {found} GPUs.",
+                "lower workers, or give --gpus-per-worker 0 to train on CPUs",
+            )
+
+
+@contextmanager
+def _followed(
+    spec: TrainSpec, store: Store, attempt: str, opening: "Future[Tracker]", curve: Sequence[Epoch]
+) -> Iterator[None]:
+    """Meanwhile, hand on what the workers say: to whoever watches, and to MLflow."""
+    prefix, seen, over = f"{spec.folder}progress/{attempt}/", set[str](), threading.Event()
+    broken: list[FlywheelError] = []
+    epochs = list(curve)  # what went before; MLflow may have missed some of it
+
+    def look() -> None:
+        news = [key for key in store.list(prefix) if key not in seen]
+        records = [Progress.model_validate_json(store.get(f"{store.root}/{key}")) for key in news]
+        seen.update(news)
+        for record in records:
+            _tell(record, spec.config.epochs, say)
+        epochs.extend(record.epoch for record in records if record.epoch)
+        if opening.done() and opening.exception() is None:
+            opening.result().log(epochs)
+            epochs.clear()
+
+    def follow() -> None:
+        while not over.wait(LOOK_S):
+            try:
+                look()
+                broken.clear()
+            except FlywheelError as error:
+                if not broken:
+                    say(f"train: progress cannot be read: {error}")
+                broken[:] = [error]
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()
+
+
+def _tell(record: Progress, epochs: int, say: Callable[[str], None]) -> None:
+    if record.epoch:
+        found = record.epoch
+        score = found.metrics.get("map50")
+        shown = f"mAP50 {score:.3f}" if score is not None else "no mAP50"
+        say(f"train: epoch {found.epoch}/{epochs} · {shown} · {found.seconds:.1f} s")
+    if record.note:
+        say(f"train: {record.note}")
+
+
+def _reason(spec: TrainSpec, store: Store, attempt: str) -> FlywheelError | None:
+    """What a worker of this start said of its failure, last."""
+    keys = list(store.list(f"{spec.folder}failures/{attempt}-"))
+    return failure_at(store, keys[-1]) if keys else None
+
+
+def failure_at(store: Store, key: str) -> FlywheelError:
+    """The error that a record tells of."""
+    failure = Failure.model_validate(json.loads(store.get(f"{store.root}/{key}")))
+    kind = UserError if failure.exit_code == UserError.exit_code else JobFailed
+    return kind(failure.message, failure.next)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

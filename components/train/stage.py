@@ -1,0 +1,166 @@
+"""Train a detector by a job on Ray, and give the package that is judged and served."""
+
+import os
+
+from ..recipes.detection import architectures
+from ..runtime.artifacts import Checkpoint, DatasetVersion, Lineage, ModelPackage, Release, Resolution, content_id
+from ..runtime.config import Platform, Train
+from ..runtime.errors import DataError, JobFailed, UserError
+from ..runtime.images import TRAIN
+from ..runtime.ports import Jobs, JobSpec, Store
+from ..runtime.step import code_version, say, step
+from .spec import MODULE, TrainSpec
+
+
+def run(dataset: str, champion: str, package: str, platform: str, run_id: str, **parameters: object) -> None:
+    """Train, unless the same data, configuration and code have given a package before.
+
+    Args:
+        dataset: Path of a DatasetVersion.
+        champion: Path of a Resolution.
+        package: Receives the path of the ModelPackage.
+        parameters: Fields of config.Train.
+    """
+    with step("train", platform, run_id) as here:
+        config = Train.of(**parameters)
+        version = DatasetVersion.read(dataset)
+        check(config, version, here.world.platform)
+        parent = parent_of(config, version, Resolution.read(champion).champion, here.store)
+        inputs = (version.id, parent.checkpoint.digest if parent else "scratch")
+        lineage = here.lineage(version.id, *([parent.id] if parent else []))
+        made = here.reuse(
+            ModelPackage,
+            config,
+            inputs,
+            lambda: train(
+                here.store,
+                here.world.jobs,
+                here.world.platform,
+                config,
+                version,
+                parent.checkpoint if parent else None,
+                lineage,
+            ),
+        )
+        made.write(package)
+        best = max(epoch.metrics.get("map50", 0.0) for epoch in made.curve)
+        here.sentence = (
+            f"{config.architecture} trained for {len(made.curve)} epochs on {version.counts['train']} images in "
+            f"{sum(epoch.seconds for epoch in made.curve):.0f} s; best validation mAP50 {best:.3f}."
+        )
+
+
+def check(config: Train, dataset: DatasetVersion, platform: Platform) -> None:
+    """Refuse what cannot work, before a job is started.
+
+    Raises:
+        UserError: Names the value and the limit.
+    """
+    counts = {split: dataset.counts.get(split, 0) for split in ("train", "val", "test")}
+    for split, limit in (("train", config.workers), ("val", config.workers), ("test", 1)):
+        if counts[split] < limit:
+            raise DataError(
+                f"the data set has {counts[split]} {split} images, and {limit} at least are needed.",
+                "add images, or change val_fraction and test_fraction",
+            )
+    if config.batch % config.workers:
+        raise UserError(
+            f"batch is {config.batch}: it cannot be divided evenly over {config.workers} workers.",
+            f"try --batch {max(config.batch // config.workers, 1) * config.workers}",
+        )
+    if config.gpus_per_worker > 1:
+        raise UserError(
+            f"gpus_per_worker is {config.gpus_per_worker}: a worker uses one GPU.",
+            f"try --gpus-per-worker 1 --workers {config.workers * config.gpus_per_worker}",
+        )
+    if platform.jobs.startswith("local://"):
+        if architectures.can_look():
+            architectures.find(config.architecture)
+        cpus, wanted = os.cpu_count() or 1, config.workers * config.cpus_per_worker
+        if wanted > cpus and not os.environ.get("RAY_ADDRESS"):
+            raise UserError(
+                f"workers × cpus_per_worker is {wanted}, and this machine has {cpus} CPUs.",
+                f"try --workers 1 --cpus-per-worker {cpus}",
+            )
+
+
+def parent_of(config: Train, dataset: DatasetVersion, champion: Release | None, store: Store) -> ModelPackage | None:
+    """The package whose weights are to be trained on; without a champion, the first training starts from scratch.
+
+    Raises:
+        UserError: It knows other classes than the data set.
+    """
+    if config.start_from != "champion":
+        return None
+    if champion is None:
+        say("train: start_from is champion, and there is none yet: this first one starts from scratch")
+        return None
+    package = ModelPackage.parse(store.get(champion.package_uri), champion.package_uri)
+    if package.names != dataset.names:
+        raise UserError(
+            f"start_from is champion, whose {len(package.names)} classes ({_some(package.names)}) are not the data "
+            f"set's {len(dataset.names)} ({_some(dataset.names)}).",
+            "give --start-from scratch",
+        )
+    return package
+
+
+def train(
+    store: Store,
+    jobs: Jobs,
+    platform: Platform,
+    config: Train,
+    dataset: DatasetVersion,
+    parent: Checkpoint | None,
+    lineage: Lineage,
+) -> ModelPackage:
+    """Have a job train, and read the package that it wrote last.
+
+    The job's name and the place of its checkpoints are a hash of config, inputs and code: whoever calls this again, in
+    another run too, continues what was killed.
+
+    Raises:
+        UserError: What the job found to be the user's to mend.
+        JobFailed: With the reason.
+    """
+    inputs = [config.model_dump(mode="json"), dataset.id, parent.digest if parent else None, code_version()]
+    spec = TrainSpec(
+        key=content_id(inputs), platform=platform, config=config, dataset=dataset, parent=parent, lineage=lineage
+    )
+    if not store.exists(spec.package_key):
+        text = spec.model_dump_json(indent=1)
+        uri = store.put(f"{spec.folder}specs/{content_id(text)}.json", text.encode())
+        before = set(store.list(f"{spec.folder}failures/"))
+        jobs.submit(
+            JobSpec(
+                name=spec.name,
+                module=MODULE,
+                spec_uri=uri,
+                spec_hash=spec.key,
+                image=platform.images.get("train", TRAIN),
+                workers=config.workers,
+                cpus=config.cpus_per_worker,
+                gpus=config.gpus_per_worker,
+            )
+        )
+        try:
+            jobs.wait(spec.name, _hand_on)
+        except JobFailed:
+            from .job import failure_at
+
+            news = sorted(set(store.list(f"{spec.folder}failures/")) - before)
+            if not news:
+                raise
+            raise failure_at(store, news[-1]) from None
+    return ModelPackage.parse(store.get(f"{store.root}/{spec.package_key}"), spec.package_key)
+
+
+def _hand_on(line: str) -> None:
+    """Of all that a job prints, what it says to whoever watches."""
+    _, mark, said = line.partition("flywheel | ")
+    if mark:
+        say(said)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,223 @@
+"""The command `flywheel`. Modules are imported where they are used: `flywheel --help` has to be quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .parameters import WithParameters
+
+if TYPE_CHECKING:
+    from ..components.runtime.config import Platform
+
+EXIT_CODES = "Exit codes: 0 done · 1 a step failed · 2 wrong input · 3 a backend failed · 4 the gate kept the champion · 130 interrupted."
+app = typer.Typer(
+    help="Train, judge, register and serve models, on this machine or on a cluster. " + EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[Path, typer.Option("--root", help="Folder of this machine's store, registry and endpoints.")]
+PlatformFile = Annotated[Path | None, typer.Option("--platform", help="Platform file; without one, this machine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
+Endpoint = Annotated[str, typer.Option("--endpoint", help="Name of the endpoint.")]
+Port = Annotated[int, typer.Option("--port", help="Port of the endpoint on 127.0.0.1.", min=0, max=65535)]
+ROOT, PORT = Path(".flywheel"), 8600
+
+
+def _platform(root: Path, file: Path | None) -> "Platform":
+    from .platforms import read_platform
+
+    return read_platform(root, file)
+
+
+def _print_json(document: object) -> None:
+    json.dump(document, sys.stdout, indent=1)
+    print()
+
+
+@app.command(cls=WithParameters)
+def run(
+    data: Annotated[str, typer.Option("--data", help="Folder or data.yaml of a YOLO data set.")] = "",
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")
+    ] = None,
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    port: Port = PORT,
+    as_json: Json = False,
+) -> None:
+    """Run the whole flywheel on a data set, step by step, and serve what passes the gate.
+
+    A run that was killed goes on where it was: give the same command again.
+
+    \b
+    Examples:
+      flywheel run --data path/to/data.yaml
+      flywheel run --data path/to/data.yaml -p epochs=20 -p image_size=320 --json
+    """
+    from . import running
+
+    parameters = running.read_parameters(data, config, parameter or [])
+    outcome = running.run(parameters, _platform(root, platform), root, port, quiet=as_json)
+    if as_json:
+        _print_json(outcome.document())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def compile(
+    out: Annotated[Path, typer.Option("--out", help="Folder that receives the YAML files.")] = Path("build/compiled"),
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    as_json: Json = False,
+) -> None:
+    """Compile every pipeline and every component to KFP YAML, with the platform filled in.
+
+    \b
+    Examples:
+      flywheel compile --platform cluster.yaml --out build/compiled
+    """
+    from .catalogue import compile_all
+
+    paths = [str(path) for path in compile_all(_platform(root, platform), out)]
+    if as_json:
+        _print_json(paths)
+    else:
+        print(*paths, sep="\n")
+
+
+@app.command()
+def serve(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT) -> None:
+    """Serve all endpoints of this machine until Ctrl-C: a gateway, and one model server a version.
+
+    \b
+    Examples:
+      flywheel serve
+      flywheel serve --port 8700
+    """
+    from ..components.serving import serve as serving
+
+    raise typer.Exit(serving.serve(_platform(root, platform), port, lambda line: print(line, flush=True)))
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    endpoint: Endpoint = "detector",
+    out: Annotated[Path | None, typer.Option("--out", help="Where the picture with its boxes goes.")] = None,
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an endpoint what is on a picture, and draw the boxes.
+
+    \b
+    Examples:
+      flywheel predict photo.jpg
+      flywheel predict photo.jpg --out boxes.jpg --json
+    """
+    from . import asking
+
+    answer = asking.predict(image, endpoint, out or Path(f"{image.stem}.boxes.jpg"), _platform(root, platform))
+    if as_json:
+        _print_json(answer)
+    else:
+        asking.show(answer)
+
+
+@app.command()
+def status(
+    endpoint: Endpoint = "detector", root: Root = ROOT, platform: PlatformFile = None, as_json: Json = False
+) -> None:
+    """Show who serves an endpoint, since when, and why.
+
+    \b
+    Examples:
+      flywheel status
+      flywheel status --endpoint detector --json
+    """
+    from . import asking
+
+    found = asking.status(endpoint, _platform(root, platform))
+    if as_json:
+        _print_json(found)
+    else:
+        asking.show_status(found)
+
+
+@app.command()
+def doctor(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT, as_json: Json = False) -> None:
+    """Check that everything a run needs is there; for every ✗ the command that mends it.
+
+    \b
+    Examples:
+      flywheel doctor
+      flywheel doctor --json
+    """
+    from . import doctor as doctors
+
+    checks = doctors.examine(_platform(root, platform), root, port)
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        doctors.show(checks)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@app.command()
+def demo(
+    root: Root = ROOT / "demo",
+    port: Annotated[
+        int, typer.Option("--port", help="Port of the endpoint; 0 takes a free one.", min=0, max=65535)
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a detector of handwritten digits on photographs, serve it, ask it 200 times, and write a page about it.
+
+    \b
+    Examples:
+      flywheel demo
+      flywheel demo --root /tmp/demo
+    """
+    from .demo import demo as demonstration
+
+    outcome = demonstration.play(root, port, quiet=as_json)
+    if as_json:
+        _print_json(outcome)
+
+
+def main() -> None:
+    """Run the command; an error for a person ends with its message, the next command and its exit code."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left running", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        raise SystemExit(_explain(error)) from (None if hasattr(error, "exit_code") else error)
+
+
+def _explain(error: Exception) -> int:
+    from typer.exceptions import TyperException
+
+    from ..components.runtime.errors import FlywheelError
+
+    if isinstance(error, TyperException):
+        error.show()
+        return 2
+    if not isinstance(error, FlywheelError):
+        raise error
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.next:
+        print(f"next:  {error.next}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Which platform a command works on: the file that it was given, or this machine."""
+
+from pathlib import Path
+
+import yaml
+
+from ..components.runtime.config import Platform
+from ..components.runtime.errors import UserError
+
+
+def read_yaml(file: Path, what: str) -> dict[str, object]:
+    """Read a YAML mapping that a person wrote.
+
+    Raises:
+        UserError: There is no such file, or it is not a mapping.
+    """
+    try:
+        document = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise UserError(f"{what} {file} cannot be read: {error.strerror}.", f"ls -l {file}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {file} is not YAML: {' '.join(str(error).split())}.", f"correct {file}") from error
+    if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):
+        raise UserError(f"{what} {file} is not a mapping of names to values.", f"correct {file}")
+    return document
+
+
+def read_platform(root: Path, file: Path | None) -> Platform:
+    """The platform of a file, or everything in one folder of this machine."""
+    return Platform.of(**read_yaml(file, "platform file")) if file else Platform.local(root)

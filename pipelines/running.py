@@ -1,0 +1,133 @@
+"""`flywheel run`: parameters from a person, one run to its end with its progress shown, and what came of it."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..components.runtime import config
+from ..components.runtime.config import Platform
+from ..components.runtime.decisions import Outcome, concluded
+from ..components.runtime.errors import UserError
+from ..components.runtime.wiring import connect
+from . import local
+from .platforms import read_yaml
+
+GATE_KEPT_CHAMPION = 4
+MARKS = {"done": "[green]✓[/]", "reused": "[cyan]↺[/]", "failed": "[red]✗[/]"}
+
+
+def read_parameters(data: str, file: Path | None, pairs: list[str]) -> dict[str, object]:
+    """Gather the parameters of a run: a file, then NAME=VALUE pairs, then --data; later ones win.
+
+    Raises:
+        UserError: A parameter is unknown, wrong or missing.
+    """
+    given: dict[str, object] = dict(read_yaml(file, "config")) if file else {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"-p {pair} is not NAME=VALUE.", f"-p {name}=VALUE")
+        given[name] = value
+    if data:
+        given["source"] = data if "://" in data else str(Path(data).absolute())
+    if not given.get("source"):
+        raise UserError("no data set was named.", "flywheel run --data path/to/data.yaml")
+    for name, value in given.items():
+        if isinstance(value, str) and "\n" in value:
+            raise UserError(f"{name} has more than one line.", f"correct {name}")
+    return config.check(given)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a run: its steps, and the last word on its data."""
+
+    run: local.Run
+    outcome: Outcome | None
+    log: Path
+
+    @property
+    def exit_code(self) -> int:
+        if self.run.failure:
+            return self.run.exit_code
+        kept = self.outcome is not None and self.outcome.decision != "promote"
+        return GATE_KEPT_CHAMPION if kept else 0
+
+    def document(self) -> dict[str, object]:
+        return {
+            "run": self.run.id,
+            "decision": self.outcome.decision if self.outcome else None,
+            "reason": self.run.failure or (self.outcome.reason if self.outcome else ""),
+            "exit_code": self.exit_code,
+            "steps": [step.model_dump() for step in self.run.steps],
+            "log": str(self.log),
+        }
+
+
+class Progress:
+    """Shows what the steps say: a line for each that ended, and below it what the one at work does."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.status = console.status("starting")
+        self._since: dict[str, float] = {}
+
+    def line(self, said: str) -> None:
+        step, _, rest = said.partition(": ")
+        self._since.setdefault(step, time.monotonic())
+        outcome, _, sentence = rest.partition(": ")
+        if outcome in MARKS:
+            seconds = time.monotonic() - self._since[step]
+            self.console.print(f"{MARKS[outcome]} [bold]{step:9}[/] {seconds:6.1f} s  {escape(json.loads(sentence))}")
+        else:
+            self.status.update(f"[bold]{step}[/] {escape(rest)}")
+            if not self.console.is_terminal and not rest.startswith("started"):
+                self.console.print(f"  {step}: {escape(rest)}")
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Progress]:
+    progress = Progress(Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True))
+    with progress.status:
+        yield progress
+
+
+def run(parameters: dict[str, object], platform: Platform, root: Path, port: int, quiet: bool) -> Ended:
+    """Run the flywheel once, with its endpoint served while it works.
+
+    Args:
+        parameters: Checked ones, all of them.
+        root: Receives the run's log, `runs/<time>.log`.
+        port: Of the endpoint, if nobody serves this platform yet.
+    """
+    from ..components.serving.serve import serving
+
+    log = root / "runs" / time.strftime("%Y%m%d-%H%M%S.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with serving(platform, port), _shown(quiet) as progress:
+        ended = local.run("flywheel", parameters, platform, log, progress.line)
+    outcome = _last_word(ended, platform)
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    if ended.failure:
+        console.print(f"[red]failed[/] {escape(ended.failure)}\nlog: {log}")
+    elif outcome:
+        console.print(f"[bold]{outcome.decision}[/] {escape(outcome.reason)}")
+    return Ended(ended, outcome, log)
+
+
+def _last_word(ended: local.Run, platform: Platform) -> Outcome | None:
+    """The outcome that stands for the data version of this run."""
+    ids = {step.step: step.artifact for step in ended.steps}
+    if "snapshot" not in ids or "resolve" not in ids:
+        return None
+    from ..components.runtime.artifacts import Resolution
+    from ..components.runtime.manifests import find
+
+    store = connect(platform).store
+    return concluded(store, ids["snapshot"], find(store, ids["resolve"], Resolution).config)

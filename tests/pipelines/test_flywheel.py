@@ -1,0 +1,140 @@
+"""The whole flywheel on this machine: every stage for real, from a folder of images to an answering endpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from kfp_flywheel.components.runtime.config import Platform
+from kfp_flywheel.components.runtime.wiring import connect
+from kfp_flywheel.components.serving.serve import serving
+from kfp_flywheel.pipelines import asking, running
+
+STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "register", "rollout"]
+SMALL = {
+    "architecture": "narrow",
+    "image_size": 96,
+    "epochs": 12,
+    "batch": 8,
+    "learning_rate": 0.01,
+    "mosaic": 0.0,
+    "min_map50": 0.3,
+    "min_class_map50": 0.0,
+}
+
+
+def parameters(source: Path, **changes: object) -> dict[str, object]:
+    pairs = [f"{name}={value}" for name, value in (SMALL | changes).items()]
+    return running.read_parameters(str(source), None, pairs)
+
+
+def left_running(root: Path) -> list[str]:
+    """Command lines of processes that still work for this root."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(root) in line and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(line)
+    return found
+
+
+def none_left(root: Path, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while left_running(root) and time.monotonic() < end:
+        os.sched_yield()
+    return not left_running(root)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("flywheel")
+
+
+@pytest.fixture(scope="module")
+def first(root: Path, shapes: Path) -> running.Ended:
+    return running.run(parameters(shapes), Platform.local(root), root, 0, quiet=True)
+
+
+def test_a_folder_of_images_becomes_a_served_detector(first: running.Ended, root: Path, shapes: Path) -> None:
+    assert first.run.failure == "", first.log.read_text()[-3000:]
+    assert [step.step for step in first.run.steps] == STEPS
+    assert first.outcome is not None
+    assert first.outcome.decision == "promote"
+    assert first.exit_code == 0
+    with serving(Platform.local(root), 0):
+        picture = next((shapes.parent / "images" / "test").iterdir())
+        answer = asking.predict(picture, "detector", root / "boxes.png", Platform.local(root))
+        status = asking.status("detector", Platform.local(root))
+    assert answer["detections"]
+    assert (root / "boxes.png").stat().st_size > 0
+    assert status["versions"][status["stable"]]["ready"]
+    assert none_left(root)
+
+
+def test_the_same_data_and_config_end_early_and_say_so(first: running.Ended, root: Path, shapes: Path) -> None:
+    again = running.run(parameters(shapes), Platform.local(root), root, 0, quiet=True)
+    assert [step.step for step in again.run.steps] == STEPS[:4]
+    assert "promote" in again.run.steps[-1].sentence
+    assert again.exit_code == 0
+
+
+def test_without_its_last_word_a_run_goes_on_and_reuses_all_work(first: running.Ended, root: Path, shapes: Path) -> None:
+    for record in (root / "store" / "decisions").rglob("*.json"):
+        record.unlink()
+    before = connect(Platform.local(root)).serving.read("detector")
+    again = running.run(parameters(shapes), Platform.local(root), root, 0, quiet=True)
+    assert [step.step for step in again.run.steps] == STEPS
+    reused = {step.step for step in again.run.steps if step.outcome == "reused"}
+    assert {"ingest", "validate", "snapshot", "train", "evaluate"} <= reused
+    assert again.outcome is not None
+    assert again.outcome.decision == "promote"
+    assert connect(Platform.local(root)).serving.read("detector") == before
+
+
+def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, root: Path, shapes: Path) -> None:
+    before = connect(Platform.local(root)).serving.read("detector")
+    judged = running.run(parameters(shapes, min_map50=1.0), Platform.local(root), root, 0, quiet=True)
+    assert judged.exit_code == running.GATE_KEPT_CHAMPION
+    assert [step.step for step in judged.run.steps] == STEPS[:6]
+    assert connect(Platform.local(root)).serving.read("detector") == before
+
+
+def test_a_wrong_parameter_from_a_dashboard_ends_the_run_in_its_first_step(root: Path, shapes: Path) -> None:
+    """Past the CLI's own check: as KFP would start it."""
+    wrong = parameters(shapes) | {"margin": -3.0}
+    ended = running.run(wrong, Platform.local(root), root, 0, quiet=True)
+    assert [step.step for step in ended.run.steps] == ["resolve"]
+    assert "margin" in ended.run.failure
+    assert "-3" in ended.run.failure
+    assert ended.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "train: epoch 2",
+        *[pytest.param(f"{step}: started", marks=pytest.mark.faults) for step in STEPS],
+    ],
+)
+def test_a_run_killed_with_9_leaves_nothing_and_goes_on(moment: str, shapes: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kfp_flywheel.pipelines.cli", "run", "--data", str(shapes), "--root", str(tmp_path)]
+    command += ["--port", "0"]
+    for name, value in (SMALL | {"epochs": 4, "min_map50": 0.0}).items():
+        command += ["-p", f"{name}={value}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        log = tmp_path / "runs"
+        while not any(moment in path.read_text() for path in log.glob("*.log")):
+            assert process.poll() is None, process.stdout and process.stdout.read()
+        process.send_signal(signal.SIGKILL)
+    assert none_left(tmp_path)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout)
+    assert ended["decision"] == "promote"
+    assert [step["step"] for step in ended["steps"]] == STEPS
+    assert none_left(tmp_path)

@@ -1,0 +1,102 @@
+"""The rules of the architecture that no linter knows."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kfp_flywheel.components.runtime import config
+from kfp_flywheel.pipelines import catalogue
+
+REPO = Path(__file__).parents[2]
+SOURCES = sorted(path for folder in ("components", "pipelines") for path in (REPO / folder).rglob("*.py"))
+COMPONENTS = catalogue.components()
+PIPELINES = catalogue.pipelines()
+
+
+@pytest.mark.parametrize("path", SOURCES + sorted((REPO / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(REPO)))
+def test_the_package_is_imported_under_its_installed_name_only(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        for name in names:
+            assert name.split(".")[0] not in {"components", "pipelines"}, f"{path}:{node.lineno} imports {name}"
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    """A folder without __init__.py would be left out of the wheel without a word."""
+    for path in SOURCES:
+        assert (path.parent / "__init__.py").exists(), path.parent
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_contract_is_short_and_holds_one_import_and_one_call(name: str) -> None:
+    path = REPO / "components" / name / "component.py"
+    assert len(path.read_text().splitlines()) <= 60
+    function = next(node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    assert ast.get_docstring(function)
+    statements = function.body[1:]
+    assert len(statements) == 2
+    assert isinstance(statements[0], ast.ImportFrom)
+    assert isinstance(statements[1], ast.Return)
+    assert isinstance(statements[1].value, ast.Call)
+
+
+def defaults(component: object) -> dict[str, object]:
+    spec = component.component_spec.inputs or {}  # type: ignore[attr-defined]
+    return {name: given.default for name, given in spec.items()}
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_has_the_defaults_of_its_section(name: str) -> None:
+    section = {kind.__name__.lower(): kind for kind in config.SECTIONS}.get(name)
+    given = defaults(COMPONENTS[name])
+    assert {"platform", "run_id"} <= given.keys()
+    for field, info in (section.model_fields if section else {}).items():
+        assert field in given, f"{name} lacks {field}"
+        if not info.is_required():
+            assert given[field] == info.default, field
+
+
+def test_the_flywheel_has_every_parameter_with_its_default_and_description() -> None:
+    spec = PIPELINES["flywheel"].component_spec.inputs
+    assert set(spec) == {*config.PARAMETERS, "platform"}
+    for name, section in config.PARAMETERS.items():
+        info = section.model_fields[name]
+        assert spec[name].default == (None if info.is_required() else info.default), name
+        assert spec[name].description.rstrip(".") == info.description, name
+
+
+def test_every_component_input_is_described() -> None:
+    for name, component in COMPONENTS.items():
+        for field, given in component.component_spec.inputs.items():
+            assert given.description, f"{name}.{field} has no line in the docstring's Args"
+
+
+def test_stages_import_nothing_heavy() -> None:
+    """What a step costs over its own work is mostly imports."""
+    modules = [f"kfp_flywheel.components.{name}.stage" for name in COMPONENTS]
+    code = f"""
+import importlib, sys
+for name in {modules!r}: importlib.import_module(name)
+print(*[m for m in ("torch", "ultralytics", "ray", "mlflow", "kserve", "kfp", "sklearn", "pandas") if m in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_no_registry_address_stands_in_the_lock() -> None:
+    assert "://" not in (REPO / "requirements.lock").read_text()
+
+
+def test_source_of_components_is_what_kfp_ships() -> None:
+    """KFP ships the function's source alone: a name of the module in it would be a NameError in the pod."""
+    for name, component in COMPONENTS.items():
+        function = component.python_func
+        builtins = {"str", "int", "float", "bool"}
+        free = set(function.__code__.co_names) - {"run"}
+        assert not {n for n in free if n not in builtins and not n.startswith("kfp_flywheel")}, name
+        assert inspect.getsource(function)
