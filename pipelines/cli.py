@@ -12,7 +12,10 @@ from .parameters import WithParameters
 if TYPE_CHECKING:
     from ..components.runtime.config import Platform
 
-EXIT_CODES = "Exit codes: 0 done · 1 a step failed · 2 wrong input · 3 a backend failed · 4 the gate kept the champion · 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a step failed or a check did not pass, 2 wrong input, 3 a backend failed or is away, "
+    "4 the gate kept the champion, 130 interrupted."
+)
 app = typer.Typer(
     help="Train, judge, register and serve models, on this machine or on a cluster. " + EXIT_CODES,
     no_args_is_help=True,
@@ -204,11 +207,11 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
-    from typer.exceptions import TyperException
+    from typer._click.exceptions import ClickException
 
     from ..components.runtime.errors import FlywheelError
 
-    if isinstance(error, TyperException):
+    if isinstance(error, ClickException):
         error.show()
         return 2
     if not isinstance(error, FlywheelError):

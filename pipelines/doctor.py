@@ -91,9 +91,13 @@ def _store(platform: Platform) -> Check:
 
 
 def _tracking(platform: Platform) -> Check:
-    from ..components.register.stage import registry
+    from mlflow.exceptions import MlflowException
 
-    registry(platform.tracking).search_registered_models(max_results=1)
+    try:
+        connect(platform).mlflow.search_registered_models(max_results=1)
+    except MlflowException as error:
+        what = str(error).partition("\n")[0]
+        return Check("tracking", False, f"{platform.tracking}: {what}", "start MLflow there, or correct tracking")
     return Check("tracking", True, platform.tracking)
 
 

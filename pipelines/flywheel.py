@@ -50,7 +50,7 @@ def flywheel(
 ) -> None:
     """Collect, check, version, train, judge, register and serve a detector; stop early where nothing is new."""
     given = dict(locals())
-    # A lone output is called Output: kfp.local resolves no other name in a condition, and takes it for false in silence.
+    # A lone output is called Output: kfp.local finds no other name in a condition, and takes it for false in silence.
     common = {"platform": platform, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
     def of(section: type[config.Section]) -> dict[str, object]:

@@ -38,8 +38,8 @@ def read_parameters(data: str, file: Path | None, pairs: list[str]) -> dict[str,
         given["source"] = data if "://" in data else str(Path(data).absolute())
     if not given.get("source"):
         raise UserError("no data set was named.", "flywheel run --data path/to/data.yaml")
-    for name, value in given.items():
-        if isinstance(value, str) and "\n" in value:
+    for name, found in given.items():
+        if isinstance(found, str) and "\n" in found:
             raise UserError(f"{name} has more than one line.", f"correct {name}")
     return config.check(given)
 

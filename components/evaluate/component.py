@@ -35,7 +35,7 @@ def evaluate(
     """
     from kfp_flywheel.components.evaluate.stage import run
 
-    files = (package.path, champion.path, dataset.path, report.path, page.path)
     return run(
-        *files, config, min_map50, min_class_map50, margin, min_images, max_latency_ms, max_size_mb, platform, run_id
+        *(package.path, champion.path, dataset.path, report.path, page.path, config),
+        *(min_map50, min_class_map50, margin, min_images, max_latency_ms, max_size_mb, platform, run_id),
     )

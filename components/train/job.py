@@ -89,7 +89,7 @@ def check(spec: TrainSpec, store: Store) -> None:
         if parent["architecture"] != config.architecture:
             raise UserError(
                 f"architecture is {config.architecture!r}, the champion's checkpoint is of {parent['architecture']!r}.",
-                "give --start-from scratch, or the champion's architecture",
+                "give -p start_from=scratch, or the champion's architecture",
             )
     if config.gpus_per_worker and not os.environ.get("RAY_ADDRESS"):
         import torch
@@ -98,7 +98,7 @@ def check(spec: TrainSpec, store: Store) -> None:
         if wanted > found:
             raise UserError(
                 f"workers × gpus_per_worker is {wanted}, and this machine has {found} GPUs.",
-                "lower workers, or give --gpus-per-worker 0 to train on CPUs",
+                "lower workers, or give -p gpus_per_worker=0 to train on CPUs",
             )
 
 

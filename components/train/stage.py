@@ -66,12 +66,12 @@ def check(config: Train, dataset: DatasetVersion, platform: Platform) -> None:
     if config.batch % config.workers:
         raise UserError(
             f"batch is {config.batch}: it cannot be divided evenly over {config.workers} workers.",
-            f"try --batch {max(config.batch // config.workers, 1) * config.workers}",
+            f"try -p batch={max(config.batch // config.workers, 1) * config.workers}",
         )
     if config.gpus_per_worker > 1:
         raise UserError(
             f"gpus_per_worker is {config.gpus_per_worker}: a worker uses one GPU.",
-            f"try --gpus-per-worker 1 --workers {config.workers * config.gpus_per_worker}",
+            f"try -p gpus_per_worker=1 -p workers={config.workers * config.gpus_per_worker}",
         )
     if platform.jobs.startswith("local://"):
         if architectures.can_look():
@@ -80,7 +80,7 @@ def check(config: Train, dataset: DatasetVersion, platform: Platform) -> None:
         if wanted > cpus and not os.environ.get("RAY_ADDRESS"):
             raise UserError(
                 f"workers × cpus_per_worker is {wanted}, and this machine has {cpus} CPUs.",
-                f"try --workers 1 --cpus-per-worker {cpus}",
+                f"try -p workers=1 -p cpus_per_worker={cpus}",
             )
 
 
@@ -100,7 +100,7 @@ def parent_of(config: Train, dataset: DatasetVersion, champion: Release | None, 
         raise UserError(
             f"start_from is champion, whose {len(package.names)} classes ({_some(package.names)}) are not the data "
             f"set's {len(dataset.names)} ({_some(dataset.names)}).",
-            "give --start-from scratch",
+            "give -p start_from=scratch",
         )
     return package
 

@@ -36,6 +36,7 @@ class Tracker:
         Raises:
             PlatformError: MLflow cannot be reached.
         """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         uri = spec.platform.tracking

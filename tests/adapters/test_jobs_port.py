@@ -69,7 +69,7 @@ def test_lines_are_handed_on_in_order(jobs: Jobs) -> None:
 
 def test_a_failure_tells_the_exit_code_and_the_last_lines(jobs: Jobs) -> None:
     jobs.submit(spec("fail"))
-    with pytest.raises(JobFailed, match="exit code 3(.|\n)*the reason stands here"):
+    with pytest.raises(JobFailed, match=r"exit code 3(.|\n)*the reason stands here"):
         jobs.wait("job", lambda line: None)
 
 

@@ -90,7 +90,12 @@ def test_a_misspelt_parameter_gets_a_suggestion(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("epochs: [", "is not YAML"), ("- epochs", "is not a mapping"), (None, "cannot be read"), ("epochs: many", "'many'")],
+    [
+        ("epochs: [", "is not YAML"),
+        ("- epochs", "is not a mapping"),
+        (None, "cannot be read"),
+        ("epochs: many", "'many'"),
+    ],
 )
 def test_a_broken_config_file_is_named(content: str | None, said: str, tmp_path: Path) -> None:
     if content is not None:

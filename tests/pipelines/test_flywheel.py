@@ -83,7 +83,9 @@ def test_the_same_data_and_config_end_early_and_say_so(first: running.Ended, roo
     assert again.exit_code == 0
 
 
-def test_without_its_last_word_a_run_goes_on_and_reuses_all_work(first: running.Ended, root: Path, shapes: Path) -> None:
+def test_without_its_last_word_a_run_goes_on_and_reuses_all_work(
+    first: running.Ended, root: Path, shapes: Path
+) -> None:
     for record in (root / "store" / "decisions").rglob("*.json"):
         record.unlink()
     before = connect(Platform.local(root)).serving.read("detector")
@@ -122,7 +124,16 @@ def test_a_wrong_parameter_from_a_dashboard_ends_the_run_in_its_first_step(root:
     ],
 )
 def test_a_run_killed_with_9_leaves_nothing_and_goes_on(moment: str, shapes: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kfp_flywheel.pipelines.cli", "run", "--data", str(shapes), "--root", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "kfp_flywheel.pipelines.cli",
+        "run",
+        "--data",
+        str(shapes),
+        "--root",
+        str(tmp_path),
+    ]
     command += ["--port", "0"]
     for name, value in (SMALL | {"epochs": 4, "min_map50": 0.0}).items():
         command += ["-p", f"{name}={value}"]

@@ -19,7 +19,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an sdist, and the wheel that was made from that sdist."""
     folder = tmp_path_factory.mktemp("built")
     tree = folder / "tree"
-    ignore = shutil.ignore_patterns(".venv", ".git", "build", ".flywheel", "*.egg-info", "__pycache__", ".*_cache", "tests")
+    ignore = shutil.ignore_patterns(
+        ".venv", ".git", "build", ".flywheel", "*.egg-info", "__pycache__", ".*_cache", "tests"
+    )
     shutil.copytree(REPO, tree, ignore=ignore)
     build = [sys.executable, "-m", "build", "--no-isolation"]
     subprocess.run([*build, "--sdist", "--outdir", str(folder), str(tree)], check=True, capture_output=True)

@@ -39,7 +39,7 @@ def materialize(store: Store, dataset: DatasetVersion, folder: Path) -> Path:
         images.mkdir(parents=True, exist_ok=True)
         labels.mkdir(parents=True, exist_ok=True)
         for number, sample in enumerate(sample for sample in samples if sample.split == split):
-            suffix = Path(sample.path).suffix.lower()
+            suffix = Path(sample.image.uri).suffix.lower()  # the path may lie about the format
             image = images / f"{number:07d}{suffix if suffix in SUFFIXES else '.jpg'}"
             fetch_blob(store, sample.image, image)
             (labels / f"{number:07d}.txt").write_text(label_lines(sample.boxes))

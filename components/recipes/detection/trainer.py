@@ -171,7 +171,7 @@ class Detector(DetectionTrainer):  # type: ignore[misc]
         if self.optimizer is not None:  # it comes back with half the batch when a GPU's memory is full
             batch = self.plan.config.batch
             raise UserError(
-                f"batch is {batch}: that does not fit the GPU's memory.", f"try --batch {max(batch // 2, 1)}"
+                f"batch is {batch}: that does not fit the GPU's memory.", f"try -p batch={max(batch // 2, 1)}"
             )
         self.world_size = self.plan.workers
         if self.world_size > 1:
@@ -224,7 +224,7 @@ class Detector(DetectionTrainer):  # type: ignore[misc]
             rate = self.plan.config.learning_rate
             raise UserError(
                 f"in epoch {epoch + 1} the loss was no number any more with learning_rate {rate:g}.",
-                f"try --learning-rate {rate / 4:.2g}",
+                f"try -p learning_rate={rate / 4:.2g}",
             )
         return False
 
