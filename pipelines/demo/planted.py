@@ -1,6 +1,7 @@
 """A handful of files that are unfit to be used, as they turn up in real folders."""
 
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -41,4 +42,5 @@ def _bomb() -> bytes:
     assert ok
     content = bytearray(encoded.tobytes())
     content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     return bytes(content)

@@ -69,6 +69,7 @@ def main(data: Path, folder: Path, given: dict[str, object]) -> None:
 
     config = Train.of(**(training.SMALL | given))
     plan = Plan(config=config, architecture=find(config.architecture), data=data, cache="ram", folder=folder)
+    os.chdir(data.parent)  # ultralytics takes a relative path in data.yaml from here
     trainer = DetectionTrainer(overrides=settings(plan) | {"val": True, "save": True})
     seconds: list[float] = []
     trainer.add_callback("on_train_start", lambda _: torch.set_num_threads(config.cpus_per_worker))

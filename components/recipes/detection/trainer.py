@@ -111,7 +111,8 @@ def settings(plan: Plan) -> dict[str, Any]:
         "seed": config.seed,
         "deterministic": True,
         "cache": plan.cache,
-        "workers": config.cpus_per_worker,
+        # On CPUs, loader processes and the threads of torch wait for one another: an epoch took up to 20 times as long.
+        "workers": config.cpus_per_worker if config.gpus_per_worker else 0,
         "amp": False,
         "pretrained": False,
         "plots": False,
