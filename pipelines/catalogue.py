@@ -55,10 +55,12 @@ def compile_all(platform: Platform, folder: Path) -> list[Path]:
 
 
 def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
-    """Set the platform as the root's default, and the platform's images in place of the released ones."""
-    inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    if "platform" in inputs:
-        inputs["platform"] |= {"defaultValue": platform.model_dump_json(), "isOptional": True}
+    """Set the platform as the default, and the platform's images in place of the released ones."""
+    # In the components too: whoever loads one from its file gets their defaults, not the root's.
+    for part in (spec["root"], *spec["components"].values()):
+        inputs = part.get("inputDefinitions", {}).get("parameters", {})
+        if "platform" in inputs:
+            inputs["platform"] |= {"defaultValue": platform.model_dump_json(), "isOptional": True}
     released = {getattr(images, profile.upper()): name for profile, name in platform.images.items()}
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})

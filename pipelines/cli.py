@@ -198,12 +198,14 @@ def demo(
 def main() -> None:
     """Run the command; an error for a person ends with its message, the next command and its exit code."""
     try:
-        app(standalone_mode=False)
+        # Not standalone, it gives the code of typer.Exit back instead of ending with it.
+        code = app(standalone_mode=False)
     except KeyboardInterrupt:
         print("interrupted; nothing is left running", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         raise SystemExit(_explain(error)) from (None if hasattr(error, "exit_code") else error)
+    raise SystemExit(code)
 
 
 def _explain(error: Exception) -> int:

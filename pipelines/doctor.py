@@ -95,7 +95,7 @@ def _tracking(platform: Platform) -> Check:
 
     try:
         connect(platform).mlflow.search_registered_models(max_results=1)
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         what = str(error).partition("\n")[0]
         return Check("tracking", False, f"{platform.tracking}: {what}", "start MLflow there, or correct tracking")
     return Check("tracking", True, platform.tracking)
