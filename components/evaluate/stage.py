@@ -125,6 +125,8 @@ def run(
         )
         challenger, data = ModelPackage.read(package), DatasetVersion.read(dataset)
         incumbent = champion_of(here.store, Resolution.read(champion))
+        if incumbent is not None and incumbent.id == challenger.id:
+            incumbent = None  # a run that was killed after its rollout comes by again: nothing is compared with itself
 
         def build() -> EvalReport:
             lineage = here.lineage(*(made.id for made in (challenger, incumbent, data) if made))

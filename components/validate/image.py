@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import open as open_image  # by its own name: ultralytics puts another one in its place
 
 from .rejected import Rejected
 
@@ -99,7 +100,7 @@ def _open(content: bytes, max_megapixels: float, refuse: bool = True) -> tuple[I
     """Read the header alone, so that a small file which claims to be huge costs nothing."""
     Image.MAX_IMAGE_PIXELS = None  # its warning and its limit are replaced by ours
     try:
-        image = Image.open(io.BytesIO(content), formats=OPENED)
+        image = open_image(io.BytesIO(content), formats=OPENED)
     except UnidentifiedImageError as error:
         known = "JPEG, PNG, BMP, WebP, TIFF or GIF"
         raise Rejected("not-an-image", f"the file begins with {content[:12]!r} and is no {known}") from error

@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -24,13 +24,21 @@ from kfp_flywheel.components.runtime.wiring import World
 from kfp_flywheel.components.validate import labels, stage
 from kfp_flywheel.components.validate.image import read, thumbnail
 from kfp_flywheel.components.validate.rejected import Rejected
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from tests.folders import BOX, Pixels, encode, jpeg, pair, picture, small, write
 
 PHOTO = picture()
 FLAT = Image.fromarray(PHOTO)
 LARGE = encode(picture(width=1200, height=900), quality=95)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_in_a_process_of_its_own() -> Iterator[None]:
+    """Importing ultralytics, as other tests do, makes Pillow take truncated files in the whole process."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    yield
+    ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def turned(orientation: int) -> Image.Exif:

@@ -67,6 +67,9 @@ def test_a_folder_of_images_becomes_a_served_detector(first: running.Ended, root
     assert first.outcome.decision == "promote"
     assert first.exit_code == 0
     with serving(Platform.local(root), 0):
+        endpoint = connect(Platform.local(root)).serving
+        while not any(seen.ready for seen in endpoint.observe("detector").values()):
+            os.sched_yield()
         picture = next((shapes.parent / "images" / "test").iterdir())
         answer = asking.predict(picture, "detector", root / "boxes.png", Platform.local(root))
         status = asking.status("detector", Platform.local(root))
