@@ -36,6 +36,6 @@ def evaluate(
     from kfp_flywheel.components.evaluate.stage import run
 
     return run(
-        *(package.path, champion.path, dataset.path, report.path, page.path, config),
-        *(min_map50, min_class_map50, margin, min_images, max_latency_ms, max_size_mb, platform, run_id),
-    )
+        package.path, champion.path, dataset.path, report.path, page.path, config, min_map50, min_class_map50,
+        margin, min_images, max_latency_ms, max_size_mb, platform, run_id,
+    )  # fmt: skip

@@ -74,7 +74,10 @@ def read(content: bytes, max_megapixels: float) -> Picture:
             "undecodable", f"cv2 cannot read this {form} of mode {image.mode}, and training and serving use cv2"
         )
     if mine is not None and _plain(content, image, orientation) and _agree(mine, image):
-        return _picture(mine, _ended(content, form), FORMATS[form])
+        ended = _ended(content, form)
+        # A damaged file may hold an end mark before its true end: what is cut off must not be missed.
+        if len(ended) == len(content) or np.array_equal(_decode(ended), mine):  # type: ignore[arg-type]
+            return _picture(mine, ended, FORMATS[form])
     if mine is None or (orientation > 1 and image.mode not in DEEP):
         mine = _upright(image)
     return _picture(mine, *_encode(mine, form))
