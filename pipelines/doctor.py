@@ -91,11 +91,12 @@ def _store(platform: Platform) -> Check:
 
 
 def _tracking(platform: Platform) -> Check:
+    client = connect(platform).mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        connect(platform).mlflow.search_registered_models(max_results=1)
-    except (MlflowException, OSError) as error:
+        client.search_registered_models(max_results=1)
+    except MlflowException as error:
         what = str(error).partition("\n")[0]
         return Check("tracking", False, f"{platform.tracking}: {what}", "start MLflow there, or correct tracking")
     return Check("tracking", True, platform.tracking)

@@ -1,15 +1,17 @@
 """The training curve in MLflow, while it grows. One MLflow run a job, found again by whoever continues the job."""
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from ..runtime.artifacts import Epoch
 from ..runtime.errors import PlatformError
+from ..runtime.wiring import connect
 from .spec import TrainSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EXPERIMENT = "flywheel-train"
 JOB_TAG = "flywheel.job"
@@ -23,7 +25,7 @@ class Tracker:
     is back; if it never is, the curve still stands in the package, and a line says what MLflow lacks.
     """
 
-    def __init__(self, client: object, run: str, say: Callable[[str], None]) -> None:
+    def __init__(self, client: "MlflowClient", run: str, say: Callable[[str], None]) -> None:
         self._client, self.run, self._say = client, run, say
         self._waiting: list[Epoch] = []
         self._sent: set[int] = set()
@@ -36,18 +38,11 @@ class Tracker:
         Raises:
             PlatformError: MLflow cannot be reached.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        uri = spec.platform.tracking
-        if uri.startswith("sqlite:////"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        from mlflow import MlflowClient
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # hours of training are worth some patience
+        client = connect(spec.platform).mlflow
         from mlflow.entities import Param, RunTag
         from mlflow.exceptions import MlflowException
 
-        for noisy in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
         tags = {
             JOB_TAG: spec.name,
             "flywheel.dataset": spec.dataset.id,
@@ -58,7 +53,6 @@ class Tracker:
             "mlflow.runName": spec.name,
         }
         try:
-            client = MlflowClient(uri)
             experiment = _experiment(client, f"{spec.platform.store}/mlflow")
             found = client.search_runs([experiment], f"tags.`{JOB_TAG}` = '{spec.name}'", max_results=1)
             if found:
@@ -75,7 +69,7 @@ class Tracker:
             tracker._sent = {metric.step for metric in client.get_metric_history(run, "map50")}
         except (MlflowException, OSError) as error:
             raise PlatformError(
-                f"MLflow at {uri} cannot be used: {_first_line(error)}",
+                f"MLflow at {spec.platform.tracking} cannot be used: {_first_line(error)}",
                 "start it, or correct tracking in the platform file",
             ) from error
         return tracker
@@ -95,7 +89,7 @@ class Tracker:
             self._send()
             try:
                 if not self._waiting:
-                    self._client.set_terminated(self.run, status=status)  # type: ignore[attr-defined]
+                    self._client.set_terminated(self.run, status=status)
                     return
             except (MlflowException, OSError) as error:
                 reason = _first_line(error)
@@ -118,7 +112,7 @@ class Tracker:
         ]
         try:
             for start in range(0, len(metrics), 1000):  # MLflow's limit
-                self._client.log_batch(self.run, metrics=metrics[start : start + 1000])  # type: ignore[attr-defined]
+                self._client.log_batch(self.run, metrics=metrics[start : start + 1000])
         except (MlflowException, OSError) as error:
             if not self._away:
                 self._say(f"MLflow is away; training goes on, and the curve is sent later: {_first_line(error)}")
@@ -130,15 +124,15 @@ class Tracker:
         self._waiting, self._away = [], False
 
 
-def _experiment(client: object, artifacts: str) -> str:
+def _experiment(client: "MlflowClient", artifacts: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)  # type: ignore[attr-defined]
+    found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))  # type: ignore[attr-defined]
+            return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
         except MlflowException:
-            found = client.get_experiment_by_name(EXPERIMENT)  # type: ignore[attr-defined]
+            found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
                 raise
     return str(found.experiment_id)

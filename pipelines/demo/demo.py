@@ -61,11 +61,12 @@ def play(root: Path, port: int, quiet: bool) -> dict[str, Any]:
     world = connect(platform)
     with serving(platform, port):
         ended = running.run(parameters, platform, root, port, quiet)
-        release = world.serving.read(str(parameters["endpoint"])).champion
+        state = world.serving.read(str(parameters["endpoint"]))
+        release = state.champion
         if ended.run.failure or release is None:
             raise PlatformError(f"no detector is served: {ended.document()['reason']}", f"read {ended.log}")
-        asked = _ask(world, release, str(parameters["endpoint"]), kept.data / "images" / "test", quiet)
-    story = Story.of(world, release, ended.run.steps, asked)
+        asked = _ask(world, release, state.endpoint, kept.data / "images" / "test", quiet)
+    story = Story.of(world, state, release, ended.run.steps, asked)
     kept.page.write_text(render(story, time.monotonic() - started))
     kept.picture.write_bytes(story.picture())
     console.print(

@@ -62,7 +62,9 @@ class Story:
     asked: Asked
 
     @classmethod
-    def of(cls, world: World, release: Release, steps: Sequence[StepRecord], asked: Asked) -> "Story":
+    def of(
+        cls, world: World, state: EndpointState, release: Release, steps: Sequence[StepRecord], asked: Asked
+    ) -> "Story":
         store = world.store
         report = find(store, release.report, EvalReport)
         package = find(store, release.package, ModelPackage)
@@ -71,8 +73,7 @@ class Story:
         raw = find(store, clean.lineage.parents[0], RawBatch)
         items = from_lines(get_blob(store, clean.quarantine), BadItem)
         bad = [(item, _thumbnail(get_blob(store, item.image)) if item.image else "") for item in items]
-        endpoint = world.serving.read(str(release.model))
-        return cls(endpoint, release, report, package, dataset, clean, raw, bad, steps, asked)
+        return cls(state, release, report, package, dataset, clean, raw, bad, steps, asked)
 
     def picture(self) -> bytes:
         """Eight answered pictures in a grid, as a JPEG."""

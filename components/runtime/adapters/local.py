@@ -247,8 +247,8 @@ class LocalServing:
                 except BlockingIOError:
                     content = lock.read()
                     return dict(json.loads(content)) if content else None
-        except FileNotFoundError:
-            pass
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # nobody ever served here
         return None
 
     @contextlib.contextmanager
