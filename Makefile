@@ -17,6 +17,7 @@ $(READY): requirements.lock pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q components pipelines
 	touch $@
 
 demo: $(READY)  ## Train, judge, register and serve a detector; writes .flywheel/demo/page.html

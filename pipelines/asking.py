@@ -38,7 +38,7 @@ def predict(image: Path, endpoint: str, out: Path, platform: Platform) -> dict[s
         raise UserError(f"endpoint {endpoint} has no model yet.", "flywheel run --data path/to/data.yaml")
     if not url:
         raise UserError(f"nobody serves endpoint {endpoint} at the moment.", "flywheel serve")
-    names = ModelPackage.parse(world.store.get(champion.package_uri), champion.package_uri).names
+    names = ModelPackage.from_json(world.store.get(champion.package_uri), champion.package_uri).names
     answer = infer(url, endpoint, content)
     ok, encoded = cv2.imencode(out.suffix or ".jpg", draw(picture, answer, names))
     if not ok:

@@ -60,7 +60,7 @@ def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
     for part in (spec["root"], *spec["components"].values()):
         inputs = part.get("inputDefinitions", {}).get("parameters", {})
         if "platform" in inputs:
-            inputs["platform"] |= {"defaultValue": platform.model_dump_json(), "isOptional": True}
+            inputs["platform"] |= {"defaultValue": platform.line(), "isOptional": True}
     released = {getattr(images, profile.upper()): name for profile, name in platform.images.items()}
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})

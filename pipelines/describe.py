@@ -19,4 +19,4 @@ def describe(name: str) -> str:
     """What a parameter means, for a person."""
     if name == "platform":
         return PLATFORM
-    return config.PARAMETERS[name].model_fields[name].description or ""
+    return config.PARAMETERS[name].description

@@ -54,7 +54,7 @@ def flywheel(
     common = {"platform": platform, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
 
     def of(section: type[config.Section]) -> dict[str, object]:
-        return {name: given[name] for name in section.model_fields}
+        return {name: given[name] for name in section.__struct_fields__}
 
     # Lines, not JSON: a pipeline parameter inside a dict loses its type, and a quotation mark in it breaks the JSON.
     parameters = "\n".join(f"{name}={given[name]}" for name in config.PARAMETERS)

@@ -50,7 +50,12 @@ def run(
         plan = Path(scratch, "plan.json")
         plan.write_text(
             json.dumps(
-                {"name": name, "parameters": dict(parameters), "platform": platform.model_dump_json(), "root": scratch}
+                {
+                    "name": name,
+                    "parameters": dict(parameters),
+                    "platform": platform.line(),
+                    "root": scratch,
+                }
             )
         )
 

@@ -14,7 +14,7 @@ class WithParameters(TyperCommand):
         with formatter.section("Parameters (-p NAME=VALUE, or lines NAME: VALUE in the file of --config)"):
             rows = []
             for section in config.SECTIONS:
-                for name, field in section.model_fields.items():
-                    default = "required: --data" if field.is_required() else f"default: {field.default!r}"
-                    rows.append((name, f"{field.description}  [{default}]"))
+                for given in config.parameters_of(section):
+                    default = "required: --data" if given.default is config.REQUIRED else f"default: {given.default!r}"
+                    rows.append((given.name, f"{given.description}  [{default}]"))
             formatter.write_dl(rows)

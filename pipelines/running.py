@@ -65,7 +65,7 @@ class Ended:
             "decision": self.outcome.decision if self.outcome else None,
             "reason": self.run.failure or (self.outcome.reason if self.outcome else ""),
             "exit_code": self.exit_code,
-            "steps": [step.model_dump() for step in self.run.steps],
+            "steps": [step.plain() for step in self.run.steps],
             "log": str(self.log),
         }
 

@@ -22,11 +22,11 @@ from kfp_flywheel.components.runtime.artifacts import (
     Resolution,
     Sample,
     content_id,
-    to_lines,
 )
 from kfp_flywheel.components.runtime.blobs import put_blob
 from kfp_flywheel.components.runtime.manifests import keep
 from kfp_flywheel.components.runtime.ports import Store
+from kfp_flywheel.components.runtime.records import to_lines
 from onnx import TensorProto, helper, numpy_helper
 
 GRID, CELL = 4, 16
@@ -138,7 +138,7 @@ def package(
     folder.mkdir(parents=True)
     onnx.save(model(names, blind, confused, noise), str(folder / "model.onnx"))
     config = PackageConfig(names=tuple(names), image_size=SIZE)
-    (folder / "config.json").write_text(config.model_dump_json())
+    (folder / "config.json").write_text(config.line())
     predictor = Predictor(folder)
     images = [picture(1000 + number, names)[0] for number in range(2)]
     cases = [golden.Case(image, config.conf, predictor.predict(golden.decode(image))) for image in images]

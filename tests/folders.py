@@ -62,7 +62,7 @@ def small() -> dict[str, bytes | str]:
 
 def through(platform: Platform, source: Path, out: Path, run: str = "run", config: str = "config") -> str:
     """From a folder to a data version, as the pipeline goes; gives the state."""
-    text = platform.model_dump_json()
+    text = platform.line()
     ingest.run(str(out / "batch"), str(source), text, run)
     validate.run(str(out / "batch"), str(out / "clean"), str(out / "page.html"), 0.05, 50.0, text, run)
     return snapshot.run(str(out / "clean"), str(out / "dataset"), config, 0.15, 0.15, "", text, run)

@@ -83,7 +83,7 @@ def tiny_package(
         folder = Path(name)
         onnx.save(tiny_model(names, size, bias), str(folder / "model.onnx"))
         config = PackageConfig(names=names, image_size=size)
-        (folder / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
+        (folder / "config.json").write_text(config.to_json().decode() + "\n")
         predictor, images = Predictor(folder), tiny_images(size=size)
         cases = [golden.Case(image, config.conf, predictor.predict(golden.decode(image))) for image in images]
         golden.write(folder / "golden.npz", cases)

@@ -9,18 +9,11 @@ from pathlib import Path
 import cv2
 import psutil
 import yaml
-from kfp_flywheel.components.runtime.artifacts import (
-    DatasetVersion,
-    Holdout,
-    Lineage,
-    Resolution,
-    Sample,
-    content_id,
-    to_lines,
-)
+from kfp_flywheel.components.runtime.artifacts import DatasetVersion, Holdout, Lineage, Resolution, Sample, content_id
 from kfp_flywheel.components.runtime.blobs import put_blob
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.ports import Store
+from kfp_flywheel.components.runtime.records import to_lines
 from kfp_flywheel.components.runtime.wiring import connect
 
 LINEAGE = Lineage(code="test", image="local", run="test")
@@ -87,7 +80,7 @@ def step(folder: Path, run_id: str = "test", **config: object) -> None:
     from kfp_flywheel.components.train.stage import run
 
     paths = [str(folder / f"{name}.json") for name in ("dataset", "champion", "package")]
-    run(*paths, Platform.local(folder).model_dump_json(), run_id, **{**SMALL, **config})
+    run(*paths, Platform.local(folder).line(), run_id, **{**SMALL, **config})
 
 
 def below(pid: int, named: str = "") -> list[psutil.Process]:

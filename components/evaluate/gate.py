@@ -160,7 +160,7 @@ def _too_few(check: Check, needed: int) -> Check:
     if check.value is None:
         return check
     sentence = f"Not judged on fewer than {needed} images. {check.sentence}"
-    return check.model_copy(update={"outcome": "undecided", "sentence": sentence})
+    return check.but(outcome="undecided", sentence=sentence)
 
 
 def _check(name: str, value: float | None, limit: float, outcome: Decision, sentence: str) -> Check:

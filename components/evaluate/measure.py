@@ -104,7 +104,7 @@ def renumber(answers: Answers, names: Sequence[str], to: Sequence[str]) -> tuple
 
 def only(samples: Sequence[Sample], kinds: Sequence[int]) -> list[Sample]:
     """Samples with the labels of some classes alone."""
-    return [s.model_copy(update={"boxes": tuple(box for box in s.boxes if box[0] in kinds)}) for s in samples]
+    return [s.but(boxes=tuple(box for box in s.boxes if box[0] in kinds)) for s in samples]
 
 
 def scores(accuracy: Accuracy, answers: Answers) -> Scores:

@@ -4,21 +4,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from ..runtime.artifacts import (
-    DatasetVersion,
-    EvalReport,
-    Lineage,
-    ModelPackage,
-    Resolution,
-    Sample,
-    content_id,
-    from_lines,
-)
+from ..runtime.artifacts import DatasetVersion, EvalReport, Lineage, ModelPackage, Resolution, Sample, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Evaluate
 from ..runtime.decisions import Outcome, conclude
 from ..runtime.errors import PlatformError, UserError
 from ..runtime.ports import Store
+from ..runtime.records import from_lines
 from ..runtime.step import say, step
 from ..runtime.tracking import track_report
 from .gate import Measured, judge
@@ -75,7 +67,7 @@ def judge_package(
         ("Run", lineage.run),
     ]
     html = render(decision, reason, checks, mine, theirs, gallery, facts)
-    inputs = [package.id, champion.id if champion else None, dataset.id, limits.model_dump(mode="json")]
+    inputs = [package.id, champion.id if champion else None, dataset.id, limits.plain()]
     return EvalReport(
         # Not of what was timed: the same package, judged again elsewhere, is the same report unless its gate turns.
         id=content_id(["eval-report.v1", inputs, decision]),
@@ -102,7 +94,7 @@ def champion_of(store: Store, resolution: Resolution) -> ModelPackage | None:
     release = resolution.champion
     if release is None:
         return None
-    package = ModelPackage.parse(store.get(release.package_uri), release.package_uri)
+    package = ModelPackage.from_json(store.get(release.package_uri), release.package_uri)
     if package.id != release.package:
         raise PlatformError(f"{release.package_uri} holds package {package.id}, not the champion's {release.package}.")
     return package

@@ -8,12 +8,13 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 
-from ..runtime.artifacts import Lineage, RawBatch, RawItem, content_id, to_lines
+from ..runtime.artifacts import Lineage, RawBatch, RawItem, content_id
 from ..runtime.blobs import find_blob, put_blob
 from ..runtime.config import Ingest
 from ..runtime.errors import DataError
 from ..runtime.parallel import each
 from ..runtime.ports import Store
+from ..runtime.records import to_lines
 from ..runtime.step import say, step
 from .listing import Found, Listing, listing
 

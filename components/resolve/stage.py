@@ -57,7 +57,7 @@ def resolve(serving: Serving, endpoint: str, config_id: str, lineage: Lineage) -
     parents = (champion.id,) if champion else ()
     return Resolution(
         id=content_id([endpoint, champion.id if champion else None, config_id]),
-        lineage=lineage.model_copy(update={"parents": parents}),
+        lineage=lineage.but(parents=parents),
         endpoint=endpoint,
         champion=champion,
         config=config_id,

@@ -2,9 +2,11 @@
 
 import contextlib
 
-from ..runtime.artifacts import Record, Release
+from ..runtime.artifacts import Release
 from ..runtime.errors import AlreadyExists
+from ..runtime.manifests import load
 from ..runtime.ports import EndpointState, Store
+from ..runtime.records import Record
 
 
 class Entry(Record):
@@ -33,7 +35,7 @@ def append(store: Store, state: EndpointState) -> Entry:
         release=state.champion,
     )
     with contextlib.suppress(AlreadyExists):
-        store.put(_key(state.endpoint, state.generation), entry.model_dump_json(indent=1).encode())
+        store.put(_key(state.endpoint, state.generation), entry.to_json())
     return entry
 
 
@@ -44,7 +46,7 @@ def entered(store: Store, state: EndpointState) -> bool:
 
 def history(store: Store, endpoint: str) -> list[Entry]:
     """All entries of an endpoint, oldest first."""
-    return [Entry.model_validate_json(store.get(f"{store.root}/{key}")) for key in store.list(f"ledger/{endpoint}/")]
+    return [load(store, key, Entry) for key in store.list(f"ledger/{endpoint}/")]
 
 
 def _key(endpoint: str, generation: int) -> str:

@@ -107,14 +107,12 @@ class Rolling:
             verdict, why = judge(state, self.release, self.champion)
             if verdict != "take":
                 return verdict, why, state
-            wanted = state.model_copy(
-                update={
-                    "stable": self.version,
-                    "versions": {self.version: Served(release=self.release, weight=100)},
-                    "since": time.time(),
-                    "by": self.run,
-                    "reason": why,
-                }
+            wanted = state.but(
+                stable=self.version,
+                versions={self.version: Served(release=self.release, weight=100)},
+                since=time.time(),
+                by=self.run,
+                reason=why,
             )
             try:
                 return verdict, why, self.serving.write(wanted)
@@ -126,7 +124,7 @@ class Rolling:
         empty: dict[str, object] = {"stable": None, "versions": {}, "since": time.time(), "by": self.run}
         reason = f"{self.version} was taken back: {why}"
         try:
-            taken = self.serving.write(state.model_copy(update=empty | {"reason": reason}))
+            taken = self.serving.write(state.but(**empty | {"reason": reason}))
         except Conflict:
             return  # the endpoint is somebody else's by now
         ledger.append(self.store, taken)
@@ -138,7 +136,7 @@ def golden_asker(store: Store, release: Release, endpoint: str, folder: Path) ->
     from ..recipes.detection import golden
     from ..serving.client import infer
 
-    package = ModelPackage.parse(store.get(release.package_uri), release.package_uri)
+    package = ModelPackage.from_json(store.get(release.package_uri), release.package_uri)
     fetch_package(store, package, folder)
     cases = golden.read(folder / "golden.npz")
 

@@ -6,13 +6,10 @@ made stands beside it, in `lineage`.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from .errors import Corrupt
+from .records import Record
 
 Decision = Literal["pass", "fail", "undecided"]
 Split = Literal["train", "val", "test"]
@@ -24,11 +21,6 @@ def content_id(value: object) -> str:
     """Hash any JSON value: 16 hexadecimal digits of SHA-256 over its canonical text."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class Record(BaseModel):
-    # defer_build: a step pays for the few records that it uses, not for the import of all of them.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Blob(Record):
@@ -57,7 +49,7 @@ class Manifest(Record):
     def write(self, path: str | Path) -> None:
         """Write it where KFP expects the artifact."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(self.model_dump_json(indent=1))
+        Path(path).write_bytes(self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -66,14 +58,7 @@ class Manifest(Record):
         Raises:
             Corrupt: The file is not a manifest of this kind and version.
         """
-        return cls.parse(Path(path).read_bytes(), str(path))
-
-    @classmethod
-    def parse(cls, content: bytes, where: str) -> Self:
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            raise Corrupt(f"{where} is not a {cls.__name__} of this version: {error.errors()[0]['msg']}.") from error
+        return cls.from_json(Path(path).read_bytes(), str(path))
 
 
 class RawItem(Record):
@@ -249,16 +234,3 @@ class RolloutReport(Manifest):
     url: str
     release: str
     champion: str | None
-
-
-RecordT = TypeVar("RecordT", bound=Record)
-
-
-def to_lines(records: Iterable[Record]) -> bytes:
-    """Encode records as JSON lines, in the order given."""
-    return b"".join(record.model_dump_json().encode() + b"\n" for record in records)
-
-
-def from_lines(content: bytes, kind: type[RecordT]) -> list[RecordT]:
-    """Decode JSON lines."""
-    return [kind.model_validate_json(line) for line in content.splitlines()]

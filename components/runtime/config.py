@@ -4,113 +4,127 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import msgspec
+from msgspec import Meta
 
 from .artifacts import content_id
 from .errors import UserError
+from .records import Record
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
+REQUIRED = msgspec.NODEFAULT
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
-
+class Section(Record):
     @classmethod
     def of(cls, **values: object) -> Self:
-        """Validate values that a person gave.
+        """Validate values that a person gave; numbers may come as text, as KFP hands them on.
 
         Raises:
             UserError: Names the parameter, the value and the limit.
         """
         try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or cls.__name__.lower()
-            raise UserError(
-                f"{name} is {first['input']!r}: {first['msg']}.", f"correct {name} and start the run again"
-            ) from error
+            return msgspec.convert(values, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise _explained(cls, values, str(error)) from error
 
     @property
     def id(self) -> str:
-        return content_id(self.model_dump(mode="json"))
+        return content_id(self.plain())
+
+
+def _explained(section: type[Section], values: Mapping[str, object], problem: str) -> UserError:
+    limit, _, place = problem.partition(" - at `$.")
+    name = place.rstrip("`") or limit.partition("`")[2].partition("`")[0]
+    shown = f"{name} is {values[name]!r}: {limit[0].lower()}{limit[1:]}." if name in values else f"{limit}."
+    return UserError(shown, f"correct {name or section.__name__.lower()} and start the run again")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a person reads about one field of a section. `default` may be REQUIRED."""
+
+    name: str
+    default: Any
+    description: str
+
+
+def parameters_of(section: type[Section]) -> Iterator[Parameter]:
+    """The fields of a section, in order."""
+    for field in msgspec.structs.fields(section):
+        description = next(extra for extra in typing.get_args(field.type) if isinstance(extra, str))
+        yield Parameter(field.name, field.default, description)
 
 
 class Ingest(Section):
-    source: str = Field(min_length=1, description="Folder or data.yaml of a YOLO data set: a path or a URI")
+    source: Annotated[str, Meta(min_length=1), "Folder or data.yaml of a YOLO data set: a path or a URI"]
 
 
 class Validate(Section):
-    max_bad_fraction: Fraction = Field(0.05, description="Share of bad items above which the run stops")
-    max_megapixels: float = Field(50.0, gt=0, description="Larger images are refused before they are decoded")
+    max_bad_fraction: Annotated[Fraction, "Share of bad items above which the run stops"] = 0.05
+    max_megapixels: Annotated[float, Meta(gt=0, le=10_000), "Larger images are refused before they are decoded"] = 50.0
 
 
 class Snapshot(Section):
-    val_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of unassigned groups that go to validation")
-    test_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of unassigned groups that go to the holdout")
-    group_pattern: str = Field(
-        "", description="Regular expression on the path whose first group names the sample's group"
-    )
+    val_fraction: Annotated[float, Meta(gt=0, lt=0.5), "Share of unassigned groups that go to validation"] = 0.15
+    test_fraction: Annotated[float, Meta(gt=0, lt=0.5), "Share of unassigned groups that go to the holdout"] = 0.15
+    group_pattern: Annotated[str, "Regular expression on the path whose first group names the sample's group"] = ""
 
-    @field_validator("group_pattern")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
+    def __post_init__(self) -> None:
         try:
-            compiled = re.compile(value)
+            groups = re.compile(self.group_pattern).groups
         except re.error as error:
-            raise ValueError(f"is not a regular expression: {error}") from error
-        if value and compiled.groups < 1:
-            raise ValueError("needs one group in parentheses")
-        return value
+            raise ValueError(f"`group_pattern` is not a regular expression: {error}") from error
+        if self.group_pattern and groups < 1:
+            raise ValueError("`group_pattern` needs one group in parentheses")
 
 
 class Train(Section):
-    architecture: str = Field(
-        "yolo11n", pattern=r"^[A-Za-z0-9._-]+$", description="narrow, or the name of an ultralytics architecture"
-    )
-    image_size: int = Field(640, ge=32, le=4096, multiple_of=32, description="Side of the square input, in pixels")
-    epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training images")
-    batch: int = Field(16, ge=1, le=4096, description="Images a step, over all workers")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="AdamW's initial learning rate")
-    class_gain: float = Field(0.5, gt=0, le=100, description="Weight of the classification loss")
-    mosaic: Fraction = Field(1.0, description="Probability of mosaic augmentation")
-    flip: Fraction = Field(0.5, description="Probability of a horizontal flip")
-    scale: Fraction = Field(0.5, description="Range of random scaling")
-    workers: int = Field(1, ge=1, le=1024, description="Ray Train workers")
-    cpus_per_worker: int = Field(2, ge=1, le=1024, description="CPUs, and threads, of a worker")
-    gpus_per_worker: int = Field(0, ge=0, le=16, description="GPUs of a worker")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of initial weights and of the order of images")
-    start_from: str = Field(
-        "scratch", pattern="^(scratch|champion)$", description="scratch, or champion: its checkpoint"
-    )
+    architecture: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9._-]+$"), "narrow, or the name of an ultralytics architecture"
+    ] = "yolo11n"
+    image_size: Annotated[int, Meta(ge=32, le=4096, multiple_of=32), "Side of the square input, in pixels"] = 640
+    epochs: Annotated[int, Meta(ge=1, le=10_000), "Passes over the training images"] = 50
+    batch: Annotated[int, Meta(ge=1, le=4096), "Images a step, over all workers"] = 16
+    learning_rate: Annotated[float, Meta(gt=0, le=1), "AdamW's initial learning rate"] = 2e-3
+    class_gain: Annotated[float, Meta(gt=0, le=100), "Weight of the classification loss"] = 0.5
+    mosaic: Annotated[Fraction, "Probability of mosaic augmentation"] = 1.0
+    flip: Annotated[Fraction, "Probability of a horizontal flip"] = 0.5
+    scale: Annotated[Fraction, "Range of random scaling"] = 0.5
+    workers: Annotated[int, Meta(ge=1, le=1024), "Ray Train workers"] = 1
+    cpus_per_worker: Annotated[int, Meta(ge=1, le=1024), "CPUs, and threads, of a worker"] = 2
+    gpus_per_worker: Annotated[int, Meta(ge=0, le=16), "GPUs of a worker"] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**31), "Seed of initial weights and of the order of images"] = 0
+    start_from: Annotated[Literal["scratch", "champion"], "scratch, or champion: its checkpoint"] = "scratch"
 
 
 class Evaluate(Section):
-    min_map50: Fraction = Field(0.5, description="mAP50 on the holdout below which the gate fails")
-    min_class_map50: Fraction = Field(0.1, description="AP50 of the worst class below which the gate fails")
-    margin: Fraction = Field(0.02, description="Loss of mAP50 against the champion that is still not inferior")
-    min_images: int = Field(30, ge=1, description="Holdout images below which nothing is decided")
-    max_latency_ms: float = Field(1000.0, gt=0, description="Median time of one image on one thread")
-    max_size_mb: float = Field(500.0, gt=0, description="Size of the exported model")
+    min_map50: Annotated[Fraction, "mAP50 on the holdout below which the gate fails"] = 0.5
+    min_class_map50: Annotated[Fraction, "AP50 of the worst class below which the gate fails"] = 0.1
+    margin: Annotated[Fraction, "Loss of mAP50 against the champion that is still not inferior"] = 0.02
+    min_images: Annotated[int, Meta(ge=1), "Holdout images below which nothing is decided"] = 30
+    max_latency_ms: Annotated[float, Meta(gt=0, le=1e6), "Median time of one image on one thread"] = 1000.0
+    max_size_mb: Annotated[float, Meta(gt=0, le=1e6), "Size of the exported model"] = 500.0
 
 
 class Register(Section):
-    model: str = Field("detector", pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", description="Name in the registry")
+    model: Annotated[Name, "Name in the registry"] = "detector"
 
 
 class Rollout(Section):
-    endpoint: str = Field(
-        "detector", pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$", description="Name of the endpoint"
-    )
-    ready_timeout_s: float = Field(300.0, gt=0, le=86_400, description="Seconds a new version may take to answer")
+    endpoint: Annotated[Name, "Name of the endpoint"] = "detector"
+    ready_timeout_s: Annotated[float, Meta(gt=0, le=86_400), "Seconds a new version may take to answer"] = 300.0
 
 
 SECTIONS: tuple[type[Section], ...] = (Ingest, Validate, Snapshot, Train, Evaluate, Register, Rollout)
-PARAMETERS = {name: section for section in SECTIONS for name in section.model_fields}
+PARAMETERS = {parameter.name: parameter for section in SECTIONS for parameter in parameters_of(section)}
 
 
 def check(parameters: Mapping[str, object]) -> dict[str, Any]:
@@ -126,19 +140,21 @@ def check(parameters: Mapping[str, object]) -> dict[str, Any]:
             raise UserError(f"{name} is not a parameter.", hint)
     checked: dict[str, Any] = {}
     for section in SECTIONS:
-        values = {name: parameters[name] for name in section.model_fields if name in parameters}
-        checked |= section.of(**values).model_dump()
+        values = {name: parameters[name] for name in section.__struct_fields__ if name in parameters}
+        checked |= section.of(**values).plain()
     return checked
 
 
 class Platform(Section):
     """Where a run works. Only URIs differ between a laptop and a cluster."""
 
-    store: str = Field(pattern=r"^file:///", description="file:///absolute/folder")
-    jobs: str = Field(pattern=r"^local://$", description="local://")
-    serving: str = Field(pattern=r"^local:///", description="local:///absolute/folder")
-    tracking: str = Field(min_length=1, description="An MLflow tracking URI")
-    images: dict[str, str] = Field({}, description="Image of each profile: steps, train, serve, monitor")
+    store: Annotated[str, Meta(pattern=r"^file:///"), "file:///absolute/folder"]
+    jobs: Annotated[str, Meta(pattern=r"^local://$"), "local://"]
+    serving: Annotated[str, Meta(pattern=r"^local:///"), "local:///absolute/folder"]
+    tracking: Annotated[str, Meta(min_length=1), "An MLflow tracking URI"]
+    images: Annotated[dict[str, str], "Image of each profile: steps, train, serve, monitor"] = msgspec.field(
+        default_factory=dict
+    )
 
     @classmethod
     def local(cls, folder: Path) -> Self:
@@ -152,7 +168,7 @@ class Platform(Section):
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Self:
         """Read the parameter `platform`.
 
         Raises:

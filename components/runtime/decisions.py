@@ -3,8 +3,9 @@
 A run ends early only on such a record, so a run that was killed between its gate and its rollout goes on.
 """
 
-from .artifacts import Record
+from .manifests import load
 from .ports import Store
+from .records import Record
 
 
 class Outcome(Record):
@@ -25,10 +26,10 @@ def conclude(store: Store, outcome: Outcome) -> None:
     """Record an outcome. The first one stands: a run that was killed after writing it says the same again."""
     key = _key(outcome.dataset, outcome.config)
     if not store.exists(key):
-        store.put(key, outcome.model_dump_json(indent=1).encode())
+        store.put(key, outcome.to_json())
 
 
 def concluded(store: Store, dataset: str, config: str) -> Outcome | None:
     """The outcome for this data under this configuration, if there is one."""
     key = _key(dataset, config)
-    return Outcome.model_validate_json(store.get(f"{store.root}/{key}")) if store.exists(key) else None
+    return load(store, key, Outcome) if store.exists(key) else None

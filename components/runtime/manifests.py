@@ -1,11 +1,22 @@
-"""Manifests by id, `artifacts/<id>.json` in the store: lineage can be walked from any artifact to its parents."""
+"""Records in the store. Manifests are kept by id, so lineage can be walked from any artifact to its parents."""
 
 from typing import TypeVar
 
 from .artifacts import Manifest
 from .ports import Store
+from .records import RecordT
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)
+
+
+def load(store: Store, key: str, kind: type[RecordT]) -> RecordT:
+    """Read the record at a key.
+
+    Raises:
+        PlatformError: There is none.
+        Corrupt: It is of another kind.
+    """
+    return kind.from_json(store.get(f"{store.root}/{key}"), key)
 
 
 def _key(id: str) -> str:
@@ -17,7 +28,7 @@ def keep(store: Store, manifest: Manifest) -> str:
     key = _key(manifest.id)
     if store.exists(key):
         return f"{store.root}/{key}"
-    return store.put(key, manifest.model_dump_json(indent=1).encode())
+    return store.put(key, manifest.to_json())
 
 
 def find(store: Store, id: str, kind: type[ManifestT]) -> ManifestT:
@@ -27,5 +38,4 @@ def find(store: Store, id: str, kind: type[ManifestT]) -> ManifestT:
         PlatformError: The store has none.
         Corrupt: It is of another kind.
     """
-    uri = f"{store.root}/{_key(id)}"
-    return kind.parse(store.get(uri), uri)
+    return load(store, _key(id), kind)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import Field
+import msgspec
 
-from .artifacts import Record, Release
+from .artifacts import Release
+from .records import Record
 
 
 class Store(Protocol):
@@ -121,7 +122,7 @@ class EndpointState(Record):
     endpoint: str
     generation: int = 0
     stable: str | None = None
-    versions: dict[str, Served] = Field(default_factory=dict)
+    versions: dict[str, Served] = msgspec.field(default_factory=dict)
     lease: Lease | None = None
     since: float = 0.0
     by: str = ""

@@ -10,12 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .artifacts import Lineage, Manifest, Record, content_id
+from .artifacts import Lineage, Manifest, content_id
 from .config import Platform, Section, image
 from .errors import FlywheelError
 from .images import VERSION
-from .manifests import keep
+from .manifests import keep, load
 from .ports import Store
+from .records import Record
 from .wiring import World, connect
 
 Outcome = Literal["done", "reused", "failed"]
@@ -78,14 +79,14 @@ class Step:
             inputs: Ids of everything else that it depends on.
             build: Does the work; every blob is written when it returns.
         """
-        key = f"manifests/{self.name}/{content_id([config.model_dump(mode='json'), inputs, code_version()])}.json"
+        key = f"manifests/{self.name}/{content_id([config.plain(), inputs, code_version()])}.json"
         if self.store.exists(key):
-            made = kind.parse(self.store.get(f"{self.store.root}/{key}"), key)
+            made = load(self.store, key, kind)
             self.outcome = "reused"
         else:
             made = build()
             keep(self.store, made)
-            self.store.put(key, made.model_dump_json(indent=1).encode())
+            self.store.put(key, made.to_json())
         self.artifact = made.id
         return made
 
@@ -100,7 +101,7 @@ def step(name: str, platform: str, run: str) -> Iterator[Step]:
     say(f"{name}: started in run {run}")
     current: Step | None = None
     try:
-        current = Step(name, run, connect(Platform.from_json(platform)))
+        current = Step(name, run, connect(Platform.parse(platform)))
         yield current
     except BaseException as error:
         reason = str(error) or type(error).__name__
@@ -127,9 +128,7 @@ def _record(current: Step | None, started: float, outcome: Outcome, sentence: st
         exit_code=code,
     )
     try:
-        current.store.put(
-            f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.model_dump_json().encode()
-        )
+        current.store.put(f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.line().encode())
     except FlywheelError as error:
         # The step's own end matters more than its record; a full store must not hide the first reason.
         print(f"flywheel | {current.name}: its record could not be written: {error}", file=sys.stderr)
@@ -138,5 +137,5 @@ def _record(current: Step | None, started: float, outcome: Outcome, sentence: st
 def run_records(store: Store, run: str) -> list[StepRecord]:
     """How each step of a run went, in order of their start."""
     keys = store.list(f"runs/{run}/")
-    records = [StepRecord.model_validate_json(store.get(f"{store.root}/{key}")) for key in keys if key.count("/") == 2]
+    records = [load(store, key, StepRecord) for key in keys if key.count("/") == 2]
     return sorted(records, key=lambda record: record.started)

@@ -47,7 +47,7 @@ def load(store_root: str, package_uri: str) -> "Predictor":
 
     cv2.setNumThreads(1)
     store = open_store(store_root)
-    package = ModelPackage.parse(store.get(package_uri), package_uri)
+    package = ModelPackage.from_json(store.get(package_uri), package_uri)
     if package.family != "detection":
         raise UserError(f"package {package.id} is of the family {package.family}; this server serves detection.")
     with tempfile.TemporaryDirectory(prefix="flywheel-package-") as folder:

@@ -108,7 +108,7 @@ def serving(platform: Platform, port: int = 0) -> Iterator[str]:
                 *(
                     "kfp_flywheel.components.serving.serve",
                     "--platform",
-                    platform.model_dump_json(),
+                    platform.line(),
                     "--port",
                     str(port),
                 ),
@@ -151,7 +151,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         code = serve(
-            Platform.from_json(arguments.platform), arguments.port, lambda line: print(f"serve | {line}", flush=True)
+            Platform.parse(arguments.platform), arguments.port, lambda line: print(f"serve | {line}", flush=True)
         )
     except FlywheelError as error:
         print(f"serve | {error}", flush=True)

@@ -40,7 +40,7 @@ def assign(samples: Iterable[Sample], config: Snapshot) -> list[Sample]:
         The samples sorted by path.
     """
     pattern = re.compile(config.group_pattern) if config.group_pattern else None
-    grouped = [sample.model_copy(update={"group": group_of(sample, pattern)}) for sample in samples]
+    grouped = [sample.but(group=group_of(sample, pattern)) for sample in samples]
     given: dict[str, set[Split]] = {}
     for sample in grouped:
         if sample.split is not None:
@@ -51,7 +51,7 @@ def assign(samples: Iterable[Sample], config: Snapshot) -> list[Sample]:
         if split is None:
             members = given.get(sample.group, set())
             split = next((one for one in ORDER if one in members), None) or drawn(sample.group, config)
-        done.append(sample.model_copy(update={"split": split}))
+        done.append(sample.but(split=split))
     return sorted(done, key=lambda sample: (sample.path, sample.image.sha256))
 
 

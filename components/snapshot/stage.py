@@ -2,22 +2,13 @@
 
 from collections import Counter
 
-from ..runtime.artifacts import (
-    CleanBatch,
-    DatasetVersion,
-    Holdout,
-    Lineage,
-    Sample,
-    Split,
-    content_id,
-    from_lines,
-    to_lines,
-)
+from ..runtime.artifacts import CleanBatch, DatasetVersion, Holdout, Lineage, Sample, Split, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Snapshot
 from ..runtime.decisions import concluded
 from ..runtime.errors import DataError
 from ..runtime.ports import Store
+from ..runtime.records import from_lines, to_lines
 from ..runtime.step import step
 from .split import ORDER, assign, divided
 

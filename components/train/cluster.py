@@ -41,7 +41,7 @@ def fit(spec: TrainSpec, attempt: str, tracking_run: Callable[[], str]) -> str:
         gpus = {"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}
         trainer = _trainer_class()(
             work,
-            train_loop_config={"spec": spec.model_dump_json(), "attempt": attempt, "tracking_run": tracking_run()},
+            train_loop_config={"spec": spec.line(), "attempt": attempt, "tracking_run": tracking_run()},
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=config.workers,

@@ -1,6 +1,5 @@
 """The training job: `python -m kfp_flywheel.components.train.job SPEC_URI`, on any machine that reaches the store."""
 
-import json
 import os
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from ..recipes.detection.architectures import find
 from ..recipes.detection.checkpoints import saved
 from ..runtime.artifacts import Epoch
 from ..runtime.errors import FlywheelError, JobFailed, UserError
+from ..runtime.manifests import load
 from ..runtime.ports import Store
 from ..runtime.step import say
 from ..runtime.wiring import open_store
@@ -32,13 +32,13 @@ def main(spec_uri: str) -> None:
     Why it failed is written to the store too, for the stage: a log line may get lost on its way.
     """
     store = open_store(spec_uri.rpartition("/training/")[0])
-    spec = TrainSpec.model_validate_json(store.get(spec_uri))
+    spec = TrainSpec.from_json(store.get(spec_uri), spec_uri)
     attempt = f"{time.time_ns():020d}"
     try:
         run(spec, store, attempt)
     except FlywheelError as error:
         failure = Failure(exit_code=error.exit_code, message=error.message, next=error.next)
-        store.put(f"{spec.folder}failures/{attempt}-job.json", failure.model_dump_json().encode())
+        store.put(f"{spec.folder}failures/{attempt}-job.json", failure.line().encode())
         say(f"train: {error}")
         raise SystemExit(error.exit_code) from None
 
@@ -113,7 +113,7 @@ def _followed(
 
     def look() -> None:
         news = [key for key in store.list(prefix) if key not in seen]
-        records = [Progress.model_validate_json(store.get(f"{store.root}/{key}")) for key in news]
+        records = [load(store, key, Progress) for key in news]
         seen.update(news)
         for record in records:
             _tell(record, spec.config.epochs, say)
@@ -160,7 +160,7 @@ def _reason(spec: TrainSpec, store: Store, attempt: str) -> FlywheelError | None
 
 def failure_at(store: Store, key: str) -> FlywheelError:
     """The error that a record tells of."""
-    failure = Failure.model_validate(json.loads(store.get(f"{store.root}/{key}")))
+    failure = load(store, key, Failure)
     kind = UserError if failure.exit_code == UserError.exit_code else JobFailed
     return kind(failure.message, failure.next)
 

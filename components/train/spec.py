@@ -1,7 +1,8 @@
 """What the stage hands to its job, and what the job says while it works: records in the store."""
 
-from ..runtime.artifacts import Checkpoint, DatasetVersion, Epoch, Lineage, Record
+from ..runtime.artifacts import Checkpoint, DatasetVersion, Epoch, Lineage
 from ..runtime.config import Platform, Train
+from ..runtime.records import Record
 
 MODULE = "kfp_flywheel.components.train.job"
 

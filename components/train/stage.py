@@ -7,6 +7,7 @@ from ..runtime.artifacts import Checkpoint, DatasetVersion, Lineage, ModelPackag
 from ..runtime.config import Platform, Train
 from ..runtime.errors import DataError, JobFailed, UserError
 from ..runtime.images import TRAIN
+from ..runtime.manifests import load
 from ..runtime.ports import Jobs, JobSpec, Store
 from ..runtime.step import code_version, say, step
 from .spec import MODULE, TrainSpec
@@ -95,7 +96,7 @@ def parent_of(config: Train, dataset: DatasetVersion, champion: Release | None, 
     if champion is None:
         say("train: start_from is champion, and there is none yet: this first one starts from scratch")
         return None
-    package = ModelPackage.parse(store.get(champion.package_uri), champion.package_uri)
+    package = ModelPackage.from_json(store.get(champion.package_uri), champion.package_uri)
     if package.names != dataset.names:
         raise UserError(
             f"start_from is champion, whose {len(package.names)} classes ({_some(package.names)}) are not the data "
@@ -123,12 +124,12 @@ def train(
         UserError: What the job found to be the user's to mend.
         JobFailed: With the reason.
     """
-    inputs = [config.model_dump(mode="json"), dataset.id, parent.digest if parent else None, code_version()]
+    inputs = [config.plain(), dataset.id, parent.digest if parent else None, code_version()]
     spec = TrainSpec(
         key=content_id(inputs), platform=platform, config=config, dataset=dataset, parent=parent, lineage=lineage
     )
     if not store.exists(spec.package_key):
-        text = spec.model_dump_json(indent=1)
+        text = spec.to_json().decode()
         uri = store.put(f"{spec.folder}specs/{content_id(text)}.json", text.encode())
         before = set(store.list(f"{spec.folder}failures/"))
         jobs.submit(
@@ -152,7 +153,7 @@ def train(
             if not news:
                 raise
             raise failure_at(store, news[-1]) from None
-    return ModelPackage.parse(store.get(f"{store.root}/{spec.package_key}"), spec.package_key)
+    return load(store, spec.package_key, ModelPackage)
 
 
 def _hand_on(line: str) -> None:

@@ -60,7 +60,7 @@ class Tracker:
                 client.update_run(run, status="RUNNING")
             else:
                 run = client.create_run(experiment, tags=tags).info.run_id
-                params = {name: str(value) for name, value in spec.config.model_dump().items()}
+                params = {name: str(value) for name, value in spec.config.plain().items()}
                 params |= {f"{split}_images": str(count) for split, count in spec.dataset.counts.items()}
                 params["classes"] = str(len(spec.dataset.names))
                 client.log_batch(run, params=[Param(name, value) for name, value in params.items()])

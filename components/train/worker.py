@@ -13,10 +13,11 @@ from ..recipes.detection.architectures import find
 from ..recipes.detection.checkpoints import Checkpoints
 from ..recipes.detection.data import cache_mode, materialize, samples_of
 from ..recipes.detection.offline import confine
-from ..runtime.artifacts import Checkpoint, ModelPackage, Sample, content_id, from_lines
+from ..runtime.artifacts import Checkpoint, ModelPackage, Sample, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.errors import AlreadyExists, FlywheelError, UserError
 from ..runtime.ports import Store
+from ..runtime.records import from_lines
 from ..runtime.wiring import open_store
 from .spec import Failure, Progress, TrainSpec
 
@@ -34,7 +35,7 @@ class Voice:
 
     def tell(self, progress: Progress) -> None:
         key = f"{self._prefix}{time.time_ns():020d}-{os.getpid()}.json"
-        self._store.put(key, progress.model_dump_json().encode())
+        self._store.put(key, progress.line().encode())
 
     def say(self, note: str) -> None:
         self.tell(Progress(note=note))
@@ -48,7 +49,7 @@ def work(task: dict[str, Any]) -> None:
     """
     from ray import train
 
-    spec = TrainSpec.model_validate_json(task["spec"])
+    spec = TrainSpec.from_json(task["spec"], "the task")
     store = open_store(spec.platform.store)
     context = train.get_context()
     rank, local = context.get_world_rank(), context.get_local_rank()
@@ -58,7 +59,7 @@ def work(task: dict[str, Any]) -> None:
         _train(spec, store, Voice(store, spec.folder, task["attempt"]), rank, local, folder, task["tracking_run"])
     except FlywheelError as error:
         failure = Failure(exit_code=error.exit_code, message=error.message, next=error.next)
-        store.put(f"{spec.folder}failures/{task['attempt']}-{time.time_ns()}.json", failure.model_dump_json().encode())
+        store.put(f"{spec.folder}failures/{task['attempt']}-{time.time_ns()}.json", failure.line().encode())
         # A user's error comes up in all workers alike; to Ray it is a good end, for it would try the same again.
         if not isinstance(error, UserError):
             raise
@@ -110,7 +111,7 @@ def _package(spec: TrainSpec, store: Store, trained: "Trained", folder: Path, tr
     model = model_of(find(config.architecture), names, trained.weights)
     holdout = from_lines(get_blob(store, spec.dataset.holdouts[0].index), Sample)
     folder.mkdir(parents=True)
-    settings = PackageConfig.model_validate({"names": names, "image_size": config.image_size})
+    settings = PackageConfig(names=names, image_size=config.image_size)
     files = build(model, settings, [(get_blob(store, sample.image), sample) for sample in holdout], folder)
     blobs = {name: put_blob(store, path, path.suffix) for name, path in files.items()}
     buffer = io.BytesIO()
@@ -129,7 +130,7 @@ def _package(spec: TrainSpec, store: Store, trained: "Trained", folder: Path, tr
         tracking_run=tracking_run,
     )
     with contextlib.suppress(AlreadyExists):  # another run of this very job was quicker
-        store.put(spec.package_key, package.model_dump_json(indent=1).encode())
+        store.put(spec.package_key, package.to_json())
 
 
 def read_weights(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -6,22 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..runtime.artifacts import (
-    BadItem,
-    CleanBatch,
-    Lineage,
-    RawBatch,
-    RawItem,
-    Sample,
-    content_id,
-    from_lines,
-    to_lines,
-)
+from ..runtime.artifacts import BadItem, CleanBatch, Lineage, RawBatch, RawItem, Sample, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Validate
 from ..runtime.errors import DataError
 from ..runtime.parallel import each
 from ..runtime.ports import Store
+from ..runtime.records import from_lines, to_lines
 from ..runtime.step import say, step
 from . import labels
 from .duplicates import Decoded, single_out

@@ -90,7 +90,7 @@ def _ask(world: World, release: Release, endpoint: str, folder: Path, quiet: boo
     """Ask the endpoint about the holdout's images, again and again."""
     from ...components.serving.client import infer
 
-    names = ModelPackage.parse(world.store.get(release.package_uri), release.package_uri).names
+    names = ModelPackage.from_json(world.store.get(release.package_uri), release.package_uri).names
     images = sorted(folder.glob("test-*.jpg"))
     contents = [image.read_bytes() for image in images]
     url = world.serving.url(endpoint)

@@ -21,13 +21,13 @@ from ...components.runtime.artifacts import (
     ModelPackage,
     RawBatch,
     Release,
-    from_lines,
 )
 from ...components.runtime.blobs import get_blob
 from ...components.runtime.errors import UserError
 from ...components.runtime.manifests import find
 from ...components.runtime.page import page
 from ...components.runtime.ports import EndpointState
+from ...components.runtime.records import from_lines
 from ...components.runtime.step import StepRecord
 from ...components.runtime.wiring import World
 

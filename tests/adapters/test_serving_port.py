@@ -32,7 +32,7 @@ def release(version: str) -> Release:
 
 def stable(state: EndpointState, version: str) -> EndpointState:
     served = {f"v{version}": Served(release=release(version), weight=100)}
-    return state.model_copy(update={"stable": f"v{version}", "versions": served, "since": 1.0, "by": "me"})
+    return state.but(stable=f"v{version}", versions=served, since=1.0, by="me")
 
 
 @pytest.fixture(params=["local"])
@@ -150,7 +150,7 @@ def test_a_damaged_state_is_an_error_that_names_the_file(tmp_path: Path) -> None
     serving = LocalServing(f"local://{tmp_path}")
     serving.write(stable(serving.read("e"), "1"))
     (tmp_path / "e" / "wanted.json").write_text('{"endpoint": "e"')
-    with pytest.raises(Corrupt, match=r"wanted\.json is not the wanted state"):
+    with pytest.raises(Corrupt, match=r"wanted\.json is no EndpointState"):
         serving.read("e")
 
 

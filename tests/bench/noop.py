@@ -51,7 +51,7 @@ def main(kind: str) -> None:
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=folder)
         start = time.perf_counter()
         if kind == "ours":
-            noops_ours(platform=Platform.local(Path(folder)).model_dump_json())
+            noops_ours(platform=Platform.local(Path(folder)).line())
         else:
             noops_bare()
         print(f"\n{(time.perf_counter() - start) / 10:.4f}")

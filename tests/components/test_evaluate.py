@@ -271,8 +271,8 @@ class Case:
         gate = run(
             *(str(here / name) for name in names),
             config="config",
-            **Evaluate(**limits).model_dump(),
-            platform=self.platform.model_dump_json(),
+            **Evaluate(**limits).plain(),
+            platform=self.platform.line(),
             run_id=run_id,
         )
         report = EvalReport.read(here / "report")
@@ -423,12 +423,12 @@ def test_the_reports_id_does_not_depend_on_how_long_it_took(case, platform, tmp_
 def test_a_champion_at_the_wrong_place_is_noticed(case, capsys):
     champion = case.package()
     release = blocks.resolution(case.store, champion).champion
-    lost = release.model_copy(update={"package": "other"})
+    lost = release.but(package="other")
     from kfp_flywheel.components.evaluate.stage import champion_of
     from kfp_flywheel.components.runtime.errors import PlatformError
 
     with pytest.raises(PlatformError, match="not the champion's other"):
-        champion_of(case.store, blocks.resolution(case.store).model_copy(update={"champion": lost}))
+        champion_of(case.store, blocks.resolution(case.store).but(champion=lost))
 
 
 def test_the_page_stands_alone_and_shows_the_worst_mistakes(case):
@@ -456,7 +456,7 @@ def test_names_from_outside_are_escaped():
     scores = Scores(map50=0.1, map=None, class_map50={evil: 0.1}, latency_ms=1, size_mb=1)
     measured = Measured(100, 0.1, {evil: 0.1}, 1, 1, None)
     checks, decision, reason = judge(measured, LIMITS)
-    labels = sample((0, 0.5, 0.5, 0.2, 0.2)).model_copy(update={"path": evil})
+    labels = sample((0, 0.5, 0.5, 0.2, 0.2)).but(path=evil)
     image = np.zeros((100, 100, 3), np.uint8)
     gallery = mistakes_on(worst([detections()], [labels], 1), [labels], [detections()], [evil], lambda _: image)
     page = render(decision, reason, checks, scores, scores, gallery, [(evil, evil)])
@@ -478,7 +478,7 @@ run(*files, "config", 0.5, 0.1, 0.02, 30, 1000.0, 500.0, platform, "r")
 print(sorted({"torch", "ultralytics", "ray", "kfp"} & set(sys.modules)))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(case.folder), case.platform.model_dump_json()],
+        [sys.executable, "-c", program, str(case.folder), case.platform.line()],
         capture_output=True,
         text=True,
         check=True,
@@ -493,7 +493,7 @@ def test_the_metrics_of_what_did_not_pass_are_logged_to_the_training_run(case):
 
     client = open_mlflow(case.platform.tracking)
     run_id = client.create_run(client.create_experiment("train")).info.run_id
-    package = case.package().model_copy(update={"tracking_run": run_id})
+    package = case.package().but(tracking_run=run_id)
     case.evaluate(package)
     assert client.get_run(run_id).data.metrics == {}  # register does that, which waits for MLflow anyway
     case.evaluate(package, run_id="strict", min_images=1000)
@@ -505,9 +505,9 @@ def test_the_metrics_of_what_did_not_pass_are_logged_to_the_training_run(case):
 
 def test_a_tracking_server_that_is_away_decides_nothing(case, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    case.platform = case.platform.model_copy(update={"tracking": "http://127.0.0.1:9"})
-    report, _ = case.evaluate(case.package().model_copy(update={"tracking_run": "0" * 32}), min_images=1000)
+    case.platform = case.platform.but(tracking="http://127.0.0.1:9")
+    report, _ = case.evaluate(case.package().but(tracking_run="0" * 32), min_images=1000)
     assert report.decision == "undecided"
     record = run_records(case.store, "run")[0]
     assert "could not be logged to MLflow" in record.sentence
-    assert json.loads(record.model_dump_json())["outcome"] == "done"
+    assert json.loads(record.line())["outcome"] == "done"

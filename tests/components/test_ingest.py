@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from kfp_flywheel.components.ingest.listing import Listing, listing
 from kfp_flywheel.components.ingest.stage import MAX_LABEL, collect, look, run, watermark
-from kfp_flywheel.components.runtime.artifacts import Lineage, RawBatch, RawItem, from_lines
+from kfp_flywheel.components.runtime.artifacts import Lineage, RawBatch, RawItem
 from kfp_flywheel.components.runtime.blobs import get_blob
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import DataError, UserError
+from kfp_flywheel.components.runtime.records import from_lines
 from kfp_flywheel.components.runtime.step import run_records
 from kfp_flywheel.components.runtime.wiring import World
 
@@ -285,7 +286,7 @@ def test_the_second_run_reads_the_listing_and_copies_nothing(
 ) -> None:
     folder = write(tmp_path / "set", small())
     for name in ("one", "two"):
-        run(str(tmp_path / name), str(folder), platform.model_dump_json(), name)
+        run(str(tmp_path / name), str(folder), platform.line(), name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert [record.outcome for name in ("one", "two") for record in run_records(world.store, name)] == [
         "done",
@@ -298,7 +299,7 @@ def test_a_wrong_source_ends_the_step_with_its_reason(
     platform: Platform, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        run(str(tmp_path / "batch"), "s3://bucket/x", platform.model_dump_json(), "wrong")
+        run(str(tmp_path / "batch"), "s3://bucket/x", platform.line(), "wrong")
     assert end.value.code == 2
     assert "source is s3://bucket/x" in capsys.readouterr().out.splitlines()[-1]
     assert run_records(world.store, "wrong")[0].outcome == "failed"

@@ -202,7 +202,7 @@ def test_only_a_detector_with_its_names_is_exported(models: dict[str, Any], hold
     with pytest.raises(UserError, match="only detection heads"):
         export(nn.Conv2d(3, 3, 1), tmp_path, CONFIG)
     with pytest.raises(PlatformError, match="10 classes, and the config 2 names"):
-        export(models["narrow"], tmp_path, CONFIG.model_copy(update={"names": ("a", "b")}))
+        export(models["narrow"], tmp_path, CONFIG.but(names=("a", "b")))
     with pytest.raises(DataError, match="0 images"):
         build(models["narrow"], CONFIG, [], tmp_path)
     assert not list(tmp_path.iterdir())
@@ -244,7 +244,7 @@ class Wrong(Predictor):
 
     def __init__(self, folder: Path, **config: Any) -> None:
         super().__init__(folder)
-        self.config = self.config.model_copy(update=config)
+        self.config = self.config.but(**config)
 
     def noisy(self, seed: int, score: float, pixels: float) -> "Wrong":
         """Change all of the model's answers a little: scores by a share, corners by pixels of its input."""

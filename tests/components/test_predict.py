@@ -56,7 +56,7 @@ def answering(tmp_path: Path) -> Make:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
         onnx.save(model, tmp_path / "model.onnx")
-        (tmp_path / "config.json").write_text(config.model_dump_json())
+        (tmp_path / "config.json").write_text(config.line())
         return Predictor(tmp_path)
 
     return make
@@ -101,13 +101,13 @@ def test_the_limit_can_be_asked_for(answering: Make) -> None:
 
 def test_the_best_detections_stay_when_there_are_too_many(answering: Make) -> None:
     rows = [(8 * x + 4, 8 * y + 4, 6, 6, (8 * y + x + 40) / 128, 0) for x in range(8) for y in range(8)]
-    seen = answering(raw_boxes(*rows), config=CONFIG.model_copy(update={"max_det": 5})).predict(grey(64, 64))
+    seen = answering(raw_boxes(*rows), config=CONFIG.but(max_det=5)).predict(grey(64, 64))
     assert seen.scores.tolist() == [(103 - n) / 128 for n in range(5)]
 
 
 def test_suppression_looks_at_the_best_candidates_only() -> None:
     rows = [(10.0 * n, 32, 6, 6, 0.3 + n / 100, 0) for n in range(6)]
-    config = CONFIG.model_copy(update={"max_candidates": 2})
+    config = CONFIG.but(max_candidates=2)
     assert postprocess(raw_boxes(*rows), config, 0.25)[1].tolist() == pytest.approx([0.35, 0.34])
 
 
@@ -152,10 +152,10 @@ def test_a_package_that_does_not_fit_together_is_not_opened(answering: Make, tmp
     answering(raw_boxes((32, 32, 20, 20, 0.9, 0.1)))
     good = (tmp_path / "model.onnx").read_bytes()
     for update, match in (({"image_size": 96}, "96 pixels"), ({"names": ("cat",)}, "1 classes")):
-        (tmp_path / "config.json").write_text(CONFIG.model_copy(update=update).model_dump_json())
+        (tmp_path / "config.json").write_text(CONFIG.but(**update).line())
         with pytest.raises(Corrupt, match=match):
             Predictor(tmp_path)
-    (tmp_path / "config.json").write_text(CONFIG.model_dump_json())
+    (tmp_path / "config.json").write_text(CONFIG.line())
     for content in (good[: len(good) // 2], b"", b"not a model"):
         (tmp_path / "model.onnx").write_bytes(content)
         with pytest.raises(Corrupt, match=r"cannot|can load|takes|gives"):
@@ -168,7 +168,7 @@ def test_a_package_that_does_not_fit_together_is_not_opened(answering: Make, tmp
 @pytest.mark.parametrize("text", ["", "{}", '{"names":["a"],"image_size":64,"version":"detection.v2"}'])
 def test_a_config_of_another_version_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(Corrupt, match=r"config\.json is not"):
+    with pytest.raises(Corrupt, match=r"config\.json is no PackageConfig"):
         PackageConfig.read(tmp_path / "config.json")
 
 

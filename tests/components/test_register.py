@@ -102,7 +102,7 @@ def step(platform, store, tmp_path, judged=None, why=None, run_id="run"):
     run(
         *(str(tmp_path / name) for name in ("package", "report", "release")),
         model="detector",
-        platform=platform.model_dump_json(),
+        platform=platform.line(),
         run_id=run_id,
     )
     return Release.read(tmp_path / "release")
@@ -123,7 +123,7 @@ def test_a_version_carries_its_lineage_and_the_release_points_at_the_package(rea
         "e1",
     )
     assert version.source == release.package_uri
-    assert ModelPackage.parse(world.store.get(release.package_uri), "") == package(world.store)
+    assert ModelPackage.from_json(world.store.get(release.package_uri), "") == package(world.store)
     assert version.tags["flywheel.package"] == "p1"
     assert version.tags["flywheel.dataset"] == "d1"
     assert version.tags["flywheel.report"] == "e1"
@@ -137,7 +137,7 @@ def test_a_version_carries_its_lineage_and_the_release_points_at_the_package(rea
 def test_the_metrics_are_logged_to_the_training_run_and_its_loss_is_no_error(ready, world, tmp_path):
     client = open_mlflow(ready.tracking)
     tracking_run = client.create_run("0").info.run_id
-    judged = package(world.store).model_copy(update={"tracking_run": tracking_run})
+    judged = package(world.store).but(tracking_run=tracking_run)
     step(ready, world.store, tmp_path, judged)
     data = client.get_run(tracking_run).data
     assert data.metrics == {
@@ -155,7 +155,7 @@ def test_the_metrics_are_logged_to_the_training_run_and_its_loss_is_no_error(rea
 def test_registering_twice_is_registering_once(ready, world, tmp_path):
     first = step(ready, world.store, tmp_path)
     again = step(ready, world.store, tmp_path, run_id="again")
-    assert again.model_copy(update={"lineage": first.lineage}) == first
+    assert again.but(lineage=first.lineage) == first
     assert len(versions(ready)) == 1
     assert [run_records(world.store, r)[0].outcome for r in ("run", "again")] == ["done", "reused"]
 

@@ -99,7 +99,7 @@ def test_the_configuration_is_what_was_meant_not_how_it_was_written() -> None:
 
 
 def test_the_champion_is_looked_up_in_each_run(world: World, tmp_path: Path) -> None:
-    platform = world.platform.model_dump_json()
+    platform = world.platform.line()
     first = run(str(tmp_path / "1"), GOOD, "detector", platform, "run-1")
     assert Resolution.read(tmp_path / "1").champion is None
     champion = Release(
@@ -113,7 +113,7 @@ def test_the_champion_is_looked_up_in_each_run(world: World, tmp_path: Path) -> 
         report="e",
     )
     versions = {"v1": Served(release=champion, weight=100)}
-    world.serving.write(world.serving.read("detector").model_copy(update={"stable": "v1", "versions": versions}))
+    world.serving.write(world.serving.read("detector").but(stable="v1", versions=versions))
     second = run(str(tmp_path / "2"), GOOD, "detector", platform, "run-2")
     resolved = Resolution.read(tmp_path / "2")
     assert resolved.champion == champion
@@ -124,7 +124,7 @@ def test_the_champion_is_looked_up_in_each_run(world: World, tmp_path: Path) -> 
 
 def test_a_wrong_parameter_ends_the_step_as_a_users_mistake(world: World, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        run(str(tmp_path / "1"), GOOD + "\nbatch=0", "detector", world.platform.model_dump_json(), "run-1")
+        run(str(tmp_path / "1"), GOOD + "\nbatch=0", "detector", world.platform.line(), "run-1")
     assert ended.value.code == 2
     assert run_records(world.store, "run-1")[0].sentence.startswith("batch is '0'")
     assert not (tmp_path / "1").exists()

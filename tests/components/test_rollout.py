@@ -201,13 +201,13 @@ def inputs(world: World, folder: Path, endpoint: str) -> tuple[Release, list[str
 
 
 def killed_at(write: int, world: World, given: list[str], endpoint: str) -> int:
-    command = [sys.executable, "-c", PROGRAM, str(write), *given, endpoint, world.platform.model_dump_json()]
+    command = [sys.executable, "-c", PROGRAM, str(write), *given, endpoint, world.platform.line()]
     return subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONWARNINGS": "ignore"}).returncode
 
 
 def finish(world: World, url: str, new: Release, given: list[str], endpoint: str) -> None:
     """Run the step again, and look at everything that it leaves."""
-    assert run(*given, endpoint, 60.0, world.platform.model_dump_json(), "run-again") == "promote"
+    assert run(*given, endpoint, 60.0, world.platform.line(), "run-again") == "promote"
     assert infer(url, endpoint, tiny_images()[0]).version == "v1"
     state = world.serving.read(endpoint)
     assert (state.generation, state.champion) == (1, new)

@@ -48,7 +48,7 @@ def want(world: World, *releases: tuple[Release, int], endpoint: str = "detector
     """Write a wanted state; the first release is the stable one."""
     versions = {f"v{release.version}": Served(release=release, weight=weight) for release, weight in releases}
     state = world.serving.read(endpoint)
-    return world.serving.write(state.model_copy(update={"versions": versions, "stable": next(iter(versions), None)}))
+    return world.serving.write(state.but(versions=versions, stable=next(iter(versions), None)))
 
 
 def pids(world: World, endpoint: str = "detector") -> dict[str, int]:
@@ -85,7 +85,7 @@ def body(**changes: object) -> dict[str, object]:
 def test_the_endpoint_sees_what_the_package_sees(served: tuple[World, str], tmp_path: Path) -> None:
     world, url = served
     uri = world.serving.read("detector").versions["v1"].release.package_uri
-    fetch_package(world.store, ModelPackage.parse(world.store.get(uri), uri), tmp_path)
+    fetch_package(world.store, ModelPackage.from_json(world.store.get(uri), uri), tmp_path)
     for image in tiny_images():
         expected, answer = Predictor(tmp_path).predict(decode(image)), infer(url, "detector", image, embedding=True)
         assert answer.version == "v1"
@@ -236,13 +236,13 @@ print(json.dumps([loaded, base64.b64encode(content).decode(), length]))
 def test_a_second_serve_and_a_taken_port_end_at_once_with_a_reason(served: tuple[World, str], tmp_path: Path) -> None:
     world, url = served
     command = [sys.executable, "-m", "kfp_flywheel.components.serving.serve", "--platform"]
-    again = subprocess.run([*command, world.platform.model_dump_json()], capture_output=True, text=True, timeout=60)
+    again = subprocess.run([*command, world.platform.line()], capture_output=True, text=True, timeout=60)
     assert isinstance(world.serving, LocalServing)
     pid = (world.serving.server() or {})["pid"]
     assert again.returncode == 3
     assert f"process {pid}, {url}" in again.stdout.splitlines()[-1]
     port = url.rpartition(":")[2]
-    other = Platform.local(tmp_path).model_dump_json()
+    other = Platform.local(tmp_path).line()
     taken = subprocess.run([*command, other, "--port", port], capture_output=True, text=True, timeout=60)
     assert taken.returncode == 2
     assert f"port {port} of 127.0.0.1 is in use. Next: flywheel serve --port" in taken.stdout.splitlines()[-1]
@@ -275,7 +275,7 @@ def test_a_stable_version_is_replaced_without_one_failed_request(served: tuple[W
 def test_a_tampered_package_never_serves_and_says_why(served: tuple[World, str]) -> None:
     world, url = served
     release = tiny_release(world.store, "3", bias=3.0)
-    package = ModelPackage.parse(world.store.get(release.package_uri), "package")
+    package = ModelPackage.from_json(world.store.get(release.package_uri), "package")
     model = Path(package.files["model.onnx"].uri.removeprefix("file://"))
     model.chmod(0o644)
     model.write_bytes(model.read_bytes()[:-1] + b"x")
@@ -292,12 +292,12 @@ def test_a_tampered_package_never_serves_and_says_why(served: tuple[World, str])
 def test_a_package_that_does_not_do_what_its_trainer_saw_never_serves(served: tuple[World, str]) -> None:
     world, _ = served
     good, other = (
-        ModelPackage.parse(world.store.get(r.package_uri), "package")
+        ModelPackage.from_json(world.store.get(r.package_uri), "package")
         for r in (tiny_release(world.store), tiny_release(world.store, "2", bias=2.0))
     )
-    swapped = good.model_copy(update={"id": "swapped", "files": good.files | {"model.onnx": other.files["model.onnx"]}})
-    uri = world.store.put("artifacts/swapped.json", swapped.model_dump_json().encode())
-    release = tiny_release(world.store, "4").model_copy(update={"id": "swapped", "package_uri": uri})
+    swapped = good.but(**{"id": "swapped", "files": good.files | {"model.onnx": other.files["model.onnx"]}})
+    uri = world.store.put("artifacts/swapped.json", swapped.line().encode())
+    release = tiny_release(world.store, "4").but(id="swapped", package_uri=uri)
     want(world, (release, 100), endpoint="swapped")
     until(lambda: "golden image 1 of 4 is not reproduced" in world.serving.observe("swapped")["v4"].reason)
     want(world, endpoint="swapped")
@@ -307,7 +307,7 @@ def test_killed_serve_leaves_nothing_and_serves_the_same_again(world: World) -> 
     want(world, (tiny_release(world.store), 100))
     assert isinstance(world.serving, LocalServing)
     command = [sys.executable, "-m", "kfp_flywheel.components.serving.serve", "--port", "0", "--platform"]
-    with subprocess.Popen([*command, world.platform.model_dump_json()], stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen([*command, world.platform.line()], stdout=subprocess.DEVNULL) as server:
         until(lambda: world.serving.observe("detector")["v1"].ready)
         url = world.serving.url("detector")
         children = psutil.Process(server.pid).children(recursive=True)

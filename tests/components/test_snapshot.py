@@ -20,14 +20,13 @@ from kfp_flywheel.components.runtime.artifacts import (
     Sample,
     Split,
     content_id,
-    from_lines,
-    to_lines,
 )
 from kfp_flywheel.components.runtime.blobs import get_blob, put_blob
 from kfp_flywheel.components.runtime.config import Platform, Snapshot
 from kfp_flywheel.components.runtime.decisions import Outcome, conclude
 from kfp_flywheel.components.runtime.errors import DataError
 from kfp_flywheel.components.runtime.ports import Store
+from kfp_flywheel.components.runtime.records import from_lines, to_lines
 from kfp_flywheel.components.runtime.wiring import World, open_store
 from kfp_flywheel.components.snapshot import stage
 from kfp_flywheel.components.snapshot.split import assign, divided, drawn
@@ -57,7 +56,7 @@ def scenes(count: int, each: int = 2) -> list[Sample]:
 
 def clean(store: Store, samples: list[Sample], names: tuple[str, ...] = ("cat", "dog")) -> CleanBatch:
     index = put_blob(store, to_lines(samples))
-    identity = content_id([s.model_dump() for s in samples])
+    identity = content_id([s.plain() for s in samples])
     return CleanBatch(
         id=identity, lineage=LINEAGE, names=names, count=len(samples), index=index, rejected={}, quarantine=index
     )
@@ -101,7 +100,7 @@ def test_a_split_depends_on_no_order_keeps_what_was_given_and_divides_no_group(
 @settings(deadline=None)
 @given(SAMPLES, SAMPLES)
 def test_more_data_moves_no_sample_of_groups_that_were_hashed(samples: list[Sample], more: list[Sample]) -> None:
-    before = [s.model_copy(update={"split": None}) for s in samples]
+    before = [s.but(split=None) for s in samples]
     added = [s for s in more if s.path not in {b.path for b in before}]
     grown = {s.path: s.split for s in assign(before + added, BY_SCENE)}
     bound = {s.path.split("/")[0] for s in added if s.split}
@@ -147,7 +146,7 @@ def test_a_renamed_copy_and_a_path_without_group_stay_where_the_image_is() -> No
 @given(st.randoms(use_true_random=False))
 def test_an_id_holds_on_any_machine_and_in_any_order(tmp_path_factory: pytest.TempPathFactory, random: object) -> None:
     folder = tmp_path_factory.mktemp("store")
-    moved = [s.model_copy(update={"image": s.image.model_copy(update={"uri": f"s3://b/{s.path}"})}) for s in scenes(40)]
+    moved = [s.but(image=s.image.but(uri=f"s3://b/{s.path}")) for s in scenes(40)]
     random.shuffle(moved)  # type: ignore[attr-defined]
     here = freeze(open_store(f"file://{folder}/here"), scenes(40))
     there = freeze(open_store(f"file://{folder}/there"), moved)
@@ -163,7 +162,7 @@ def test_an_id_changes_with_what_it_stands_for(world: World, change: dict[str, o
     samples = scenes(40)
     before = freeze(world.store, samples)
     train = next(s for s in assign(samples, BY_SCENE) if s.split == "train" and "/0" in s.path)
-    changed = [s.model_copy(update=change) if s.path == train.path else s for s in samples]
+    changed = [s.but(**change) if s.path == train.path else s for s in samples]
     assert freeze(world.store, changed).id != before.id
     names = stage.freeze(world.store, clean(world.store, samples, ("dog", "cat")), BY_SCENE, LINEAGE)
     assert names.id != before.id
@@ -197,7 +196,7 @@ def test_a_version_without_one_of_the_splits_is_refused(world: World, samples: l
 
 
 def test_training_images_without_any_box_are_refused(world: World) -> None:
-    samples = [sample("a", "train").model_copy(update={"boxes": ()}), sample("b", "val"), sample("c", "test")]
+    samples = [sample("a", "train").but(boxes=()), sample("b", "val"), sample("c", "test")]
     with pytest.raises(DataError, match="none of the 1 training images has a box"):
         freeze(world.store, samples)
 
@@ -357,7 +356,7 @@ from pathlib import Path
 from kfp_flywheel.components.runtime.config import Platform
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
 from kfp_flywheel.components.snapshot.stage import run
-platform = Platform.local(Path(sys.argv[3])).model_dump_json()
+platform = Platform.local(Path(sys.argv[3])).line()
 run(sys.argv[1], sys.argv[2], "config", 0.15, 0.15, "(..).jpg", platform, "2")
 """
 

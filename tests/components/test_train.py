@@ -19,11 +19,11 @@ import numpy as np
 import psutil
 import pytest
 from kfp_flywheel.components.recipes.detection.checkpoints import saved
-from kfp_flywheel.components.runtime.artifacts import DatasetVersion, ModelPackage, Release, content_id
+from kfp_flywheel.components.runtime.artifacts import Blob, DatasetVersion, Lineage, ModelPackage, Release, content_id
 from kfp_flywheel.components.runtime.blobs import get_blob
 from kfp_flywheel.components.runtime.config import Platform, Train
 from kfp_flywheel.components.runtime.errors import PlatformError, UserError
-from kfp_flywheel.components.runtime.manifests import keep
+from kfp_flywheel.components.runtime.manifests import keep, load
 from kfp_flywheel.components.runtime.step import run_records
 from kfp_flywheel.components.runtime.wiring import World, connect
 from kfp_flywheel.components.train.job import check as check_in_job
@@ -57,7 +57,7 @@ class Ran:
     def epochs_told(self) -> list[int]:
         """Epochs in the order in which workers ended them."""
         keys = [key for key in self.store.list("training/") if "/progress/" in key]
-        told = [Progress.model_validate_json(self.store.get(f"{self.store.root}/{key}")) for key in keys]
+        told = [load(self.store, key, Progress) for key in keys]
         return [record.epoch.epoch for record in told if record.epoch]
 
 
@@ -249,10 +249,17 @@ def test_two_workers_train_one_model_on_half_of_the_images_each(digits: Path, tm
 
 def refused(config: dict[str, object], **counts: int) -> UserError:
     """What the stage says to a configuration and a data set."""
-    folder = Path("/nowhere")
-    version = DatasetVersion.model_construct(counts={"train": 24, "val": 8, "test": 40, **counts}, names=("a",))
+    nothing = Blob(uri="file:///nowhere", sha256="", size=0)
+    version = DatasetVersion(
+        id="d",
+        lineage=Lineage(code="c", image="i", run="r"),
+        names=("a",),
+        counts={"train": 24, "val": 8, "test": 40, **counts},
+        index=nothing,
+        holdouts=(),
+    )
     with pytest.raises(UserError) as found:
-        check(Train.of(**{**SMALL, **config}), version, Platform.local(folder))
+        check(Train.of(**{**SMALL, **config}), version, Platform.local(Path("/nowhere")))
     return found.value
 
 
@@ -352,17 +359,17 @@ def test_mlflow_away_is_an_error_before_training(undisturbed: Ran) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        away = undisturbed.platform.model_copy(update={"tracking": address})
+        away = undisturbed.platform.but(tracking=address)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             with pytest.raises(PlatformError, match="cannot be used"):
-                Tracker.open(spec_of(undisturbed).model_copy(update={"platform": away}), print)
+                Tracker.open(spec_of(undisturbed).but(platform=away), print)
 
 
 @pytest.mark.faults
 def test_mlflow_away_during_training_is_a_line_and_nothing_is_lost(undisturbed: Ran) -> None:
     said: list[str] = []
-    spec = spec_of(undisturbed).model_copy(update={"key": "another"})
+    spec = spec_of(undisturbed).but(key="another")
     tracker = Tracker.open(spec, said.append)
     with closing(sqlite3.connect(undisturbed.platform.tracking.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN EXCLUSIVE")  # MLflow waits for 20 s

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.ingest import stage as ingest
-from kfp_flywheel.components.runtime.artifacts import BadItem, Box, CleanBatch, RawBatch, Sample, from_lines
+from kfp_flywheel.components.runtime.artifacts import BadItem, Box, CleanBatch, RawBatch, Sample
 from kfp_flywheel.components.runtime.blobs import get_blob
 from kfp_flywheel.components.runtime.config import Platform, Validate
 from kfp_flywheel.components.runtime.errors import DataError
+from kfp_flywheel.components.runtime.records import from_lines
 from kfp_flywheel.components.runtime.step import run_records
 from kfp_flywheel.components.runtime.wiring import World
 from kfp_flywheel.components.validate import labels, stage
@@ -263,7 +264,7 @@ def test_whatever_the_text_labels_are_boxes_in_the_image_or_a_reason(text: str) 
 
 
 def raw(platform: Platform, tmp_path: Path, files: Mapping[str, bytes | str]) -> Path:
-    ingest.run(str(tmp_path / "raw"), str(write(tmp_path / "set", files)), platform.model_dump_json(), "raw")
+    ingest.run(str(tmp_path / "raw"), str(write(tmp_path / "set", files)), platform.line(), "raw")
     return tmp_path / "raw"
 
 
@@ -273,7 +274,7 @@ def check(
     """Run the step as a pipeline does; gives the batch, samples and quarantine by path, and the page."""
     batch = raw(platform, tmp_path, files)
     clean, page = tmp_path / "clean", tmp_path / "page.html"
-    stage.run(str(batch), str(clean), str(page), limit, 50.0, platform.model_dump_json(), "run")
+    stage.run(str(batch), str(clean), str(page), limit, 50.0, platform.line(), "run")
     made = CleanBatch.read(clean)
     good = from_lines(get_blob(world.store, made.index), Sample)
     bad = from_lines(get_blob(world.store, made.quarantine), BadItem)
@@ -362,7 +363,7 @@ def test_too_many_bad_items_stop_the_run_with_the_reasons_and_their_pictures(
         str(tmp_path / "page"),
         0.2,
         50.0,
-        platform.model_dump_json(),
+        platform.line(),
         "2",
     )
     assert CleanBatch.read(tmp_path / "clean").count == 12

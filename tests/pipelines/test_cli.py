@@ -125,7 +125,7 @@ def test_asking_an_empty_endpoint_tells_what_to_do(tmp_path: Path) -> None:
 
 
 def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp_path: Path) -> None:
-    platform = config.Platform.local(tmp_path / "there").model_dump()
+    platform = config.Platform.local(tmp_path / "there").plain()
     platform["images"] = {"steps": "registry.example/steps@sha256:" + "0" * 64}
     (tmp_path / "platform.yaml").write_text(yaml.safe_dump(platform))
     done = flywheel("compile", "--platform", "platform.yaml", "--out", "out", "--json", folder=tmp_path)
@@ -136,7 +136,7 @@ def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp
     for path in paths:
         spec = next(yaml.safe_load_all((tmp_path / path).read_text()))
         given = spec["root"]["inputDefinitions"]["parameters"]["platform"]["defaultValue"]
-        assert config.Platform.from_json(given).store == platform["store"]
+        assert config.Platform.parse(given).store == platform["store"]
         images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
         assert images == {platform["images"]["steps"]}
 

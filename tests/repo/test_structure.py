@@ -60,19 +60,18 @@ def test_a_component_has_the_defaults_of_its_section(name: str) -> None:
     section = {kind.__name__.lower(): kind for kind in config.SECTIONS}.get(name)
     given = defaults(COMPONENTS[name])
     assert {"platform", "run_id"} <= given.keys()
-    for field, info in (section.model_fields if section else {}).items():
-        assert field in given, f"{name} lacks {field}"
-        if not info.is_required():
-            assert given[field] == info.default, field
+    for parameter in config.parameters_of(section) if section else ():
+        assert parameter.name in given, f"{name} lacks {parameter.name}"
+        if parameter.default is not config.REQUIRED:
+            assert given[parameter.name] == parameter.default, parameter.name
 
 
 def test_the_flywheel_has_every_parameter_with_its_default_and_description() -> None:
     spec = PIPELINES["flywheel"].component_spec.inputs
     assert set(spec) == {*config.PARAMETERS, "platform"}
-    for name, section in config.PARAMETERS.items():
-        info = section.model_fields[name]
-        assert spec[name].default == (None if info.is_required() else info.default), name
-        assert spec[name].description.rstrip(".") == info.description, name
+    for name, parameter in config.PARAMETERS.items():
+        assert spec[name].default == (None if parameter.default is config.REQUIRED else parameter.default), name
+        assert spec[name].description.rstrip(".") == parameter.description, name
 
 
 def test_every_component_input_is_described() -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ...runtime.artifacts import Blob, Epoch, Record
+from ...runtime.artifacts import Blob, Epoch
 from ...runtime.blobs import get_blob
 from ...runtime.errors import AlreadyExists, Corrupt
+from ...runtime.manifests import load
 from ...runtime.ports import Store
+from ...runtime.records import Record
 
 BUDGET = 2**30
 LONGEST_S = 600.0
@@ -33,7 +35,7 @@ def saved(store: Store, prefix: str) -> list[Saved]:
         prefix: Of the job's checkpoints in the store, with a `/` at its end.
     """
     keys = [key for key in store.list(prefix) if key.endswith(".json")]
-    return [Saved.model_validate_json(store.get(f"{store.root}/{key}")) for key in keys]
+    return [load(store, key, Saved) for key in keys]
 
 
 class Checkpoints:
@@ -88,7 +90,7 @@ class Checkpoints:
         uri = self._store.put(f"{self._prefix}{epoch:05d}-{digest[:16]}.pt", content)
         manifest = Saved(epoch=epoch, blob=Blob(uri=uri, sha256=digest, size=len(content)), curve=curve)
         try:
-            self._store.put(f"{self._prefix}{epoch:05d}.json", manifest.model_dump_json().encode())
+            self._store.put(f"{self._prefix}{epoch:05d}.json", manifest.line().encode())
         except AlreadyExists:
             self._say(f"another run of this job has kept epoch {epoch} already")
         self._last = time.monotonic()

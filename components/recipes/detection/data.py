@@ -5,9 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from ...runtime.artifacts import Box, DatasetVersion, Sample, from_lines
+from ...runtime.artifacts import Box, DatasetVersion, Sample
 from ...runtime.blobs import fetch_blob, get_blob
 from ...runtime.ports import Store
+from ...runtime.records import from_lines
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

@@ -112,7 +112,7 @@ def export(model: nn.Module, folder: Path, config: PackageConfig) -> None:
     except onnx.checker.ValidationError as error:
         raise PlatformError(f"the export is not a valid ONNX model: {error}.") from error
     target.write_bytes(slim.SerializeToString(deterministic=True))
-    (folder / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
+    (folder / "config.json").write_text(config.to_json().decode() + "\n")
 
 
 def _strip(model: Any) -> None:

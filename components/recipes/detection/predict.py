@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 
-from ...runtime.artifacts import Record
 from ...runtime.errors import Corrupt, PlatformError, UserError
+from ...runtime.records import Record
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -38,15 +38,15 @@ class PackageConfig(Record):
     """
 
     version: Literal["detection.v1"] = "detection.v1"
-    names: tuple[str, ...] = Field(min_length=1)
-    image_size: int = Field(ge=32, multiple_of=32)
-    padding: int = Field(114, ge=0, le=255)
-    divisor: float = Field(255.0, gt=0)
-    conf: float = Field(0.25, ge=0, lt=1)
-    iou: float = Field(0.7, gt=0, le=1)
-    max_det: int = Field(300, ge=1)
-    max_candidates: int = Field(30_000, ge=1)
-    class_offset: float = Field(7680.0, gt=0)
+    names: Annotated[tuple[str, ...], Meta(min_length=1)]
+    image_size: Annotated[int, Meta(ge=32, multiple_of=32)]
+    padding: Annotated[int, Meta(ge=0, le=255)] = 114
+    divisor: Annotated[float, Meta(gt=0)] = 255.0
+    conf: Annotated[float, Meta(ge=0, lt=1)] = 0.25
+    iou: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    max_det: Annotated[int, Meta(ge=1)] = 300
+    max_candidates: Annotated[int, Meta(ge=1)] = 30_000
+    class_offset: Annotated[float, Meta(gt=0)] = 7680.0
 
     @classmethod
     def read(cls, path: Path) -> "PackageConfig":
@@ -56,11 +56,9 @@ class PackageConfig(Record):
             Corrupt: It is missing, or of another version.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.from_json(path.read_bytes(), str(path))
         except OSError as error:
             raise Corrupt(f"{path} cannot be read: {error.strerror}.") from error
-        except ValidationError as error:
-            raise Corrupt(f"{path} is not a detection package's config: {error.errors()[0]['msg']}.") from error
 
 
 @dataclass(frozen=True)

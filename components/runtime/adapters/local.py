@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import msgspec
 
 from ..errors import AlreadyExists, Conflict, Corrupt, JobFailed, PlatformError
 from ..ports import EndpointState, JobSpec, Observed
@@ -193,13 +193,12 @@ class LocalServing:
     def read(self, endpoint: str) -> EndpointState:
         path = self.folder / endpoint / "wanted.json"
         try:
-            return EndpointState.model_validate_json(path.read_bytes())
+            return EndpointState.from_json(path.read_bytes(), str(path))
         except FileNotFoundError:
             return EndpointState(endpoint=endpoint)
-        except ValidationError as error:
+        except Corrupt as error:
             raise Corrupt(
-                f"{path} is not the wanted state of an endpoint: {error.errors()[0]['msg']}.",
-                f"mend {path} by hand, or move it away for an endpoint without a champion",
+                error.message, f"mend {path} by hand, or move it away for an endpoint without a champion"
             ) from error
 
     def write(self, state: EndpointState) -> EndpointState:
@@ -214,8 +213,8 @@ class LocalServing:
                         f"endpoint {state.endpoint} is at generation {found}, not {state.generation}: it was changed.",
                         "flywheel status shows who serves now",
                     )
-                written = state.model_copy(update={"generation": found + 1})
-                _replace(target, written.model_dump_json(indent=1))
+                written = state.but(generation=found + 1)
+                _replace(target, written.to_json().decode())
         except OSError as error:
             raise PlatformError(f"{target} could not be written: {error.strerror}.", f"df -h {self.folder}") from error
         return written
@@ -231,7 +230,7 @@ class LocalServing:
             return {}
         if seen["server"] != server["pid"]:
             return {}  # written by one that is gone
-        return {name: Observed.model_validate(value) for name, value in seen["versions"].items()}
+        return {name: msgspec.convert(value, Observed) for name, value in seen["versions"].items()}
 
     def url(self, endpoint: str) -> str:
         """The gateway's address, one for all endpoints; empty when no `flywheel serve` is at work."""
@@ -290,7 +289,7 @@ class LocalServing:
         """Write what `flywheel serve` sees of one endpoint, in one piece."""
         seen = {
             "server": os.getpid(),
-            "versions": {name: observed.model_dump() for name, observed in versions.items()},
+            "versions": {name: observed.plain() for name, observed in versions.items()},
             "pids": dict(pids),
         }
         _replace(self.folder / endpoint / "seen.json", json.dumps(seen, indent=1))
