@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..components.runtime.adapters.local import LocalJobs
+from ..components.runtime.adapters.local.jobs import LocalJobs
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import JobFailed
 from ..components.runtime.ports import JobSpec

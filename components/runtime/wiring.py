@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def open_store(root: str) -> Store:
     """The store with this root URI."""
     if root.startswith("file:///"):
-        from .adapters.local import LocalStore
+        from .adapters.local.store import LocalStore
 
         return LocalStore(root)
     raise UserError(f"{root} is not a store: file:///folder is known.", "correct store in the platform file")
@@ -33,13 +33,13 @@ class World:
 
     @cached_property
     def jobs(self) -> Jobs:
-        from .adapters.local import LocalJobs
+        from .adapters.local.jobs import LocalJobs
 
         return LocalJobs()
 
     @cached_property
     def serving(self) -> Serving:
-        from .adapters.local import LocalServing
+        from .adapters.local.serving import LocalServing
 
         return LocalServing(self.platform.serving)
 

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..runtime.adapters.local import LocalServing
+from ..runtime.adapters.local.serving import LocalServing
 from ..runtime.errors import FlywheelError
 from ..runtime.ports import EndpointState, Observed
 from .gateway import Backend, Gateway, Route

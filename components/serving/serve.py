@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..runtime.adapters.local import LocalServing
+from ..runtime.adapters.local.serving import LocalServing
 from ..runtime.config import Platform
 from ..runtime.errors import FlywheelError, PlatformError, UserError
 from .replica import FOREVER_S

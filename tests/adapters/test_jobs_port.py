@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from kfp_flywheel.components.runtime.adapters.local import LocalJobs
+from kfp_flywheel.components.runtime.adapters.local.jobs import LocalJobs
 from kfp_flywheel.components.runtime.errors import Conflict, JobFailed
 from kfp_flywheel.components.runtime.ports import Jobs, JobSpec
 
@@ -113,7 +113,7 @@ def test_a_job_ends_at_its_deadline(jobs: Jobs) -> None:
 def test_a_local_job_ends_with_whoever_submitted_it(number: signal.Signals) -> None:
     """KFP gives a step no time to clean up, and kill -9 none at all."""
     code = (
-        "from kfp_flywheel.components.runtime.adapters.local import LocalJobs\n"
+        "from kfp_flywheel.components.runtime.adapters.local.jobs import LocalJobs\n"
         "from tests.adapters.test_jobs_port import spec\n"
         "jobs = LocalJobs(); jobs.submit(spec('hang')); jobs.wait('job', lambda line: print(line, flush=True))"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kfp_flywheel.components.runtime.adapters.local import LocalServing
+from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
 from kfp_flywheel.components.runtime.artifacts import Lineage, Release
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt
 from kfp_flywheel.components.runtime.ports import EndpointState, Observed, Served, Serving

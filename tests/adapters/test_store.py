@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kfp_flywheel.components.runtime.adapters.local import LocalStore
+from kfp_flywheel.components.runtime.adapters.local.store import LocalStore
 from kfp_flywheel.components.runtime.artifacts import Blob
 from kfp_flywheel.components.runtime.blobs import fetch_blob, find_blob, get_blob, put_blob
 from kfp_flywheel.components.runtime.errors import AlreadyExists, Corrupt, PlatformError

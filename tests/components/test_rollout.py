@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kfp_flywheel.components.rollout import ledger
 from kfp_flywheel.components.rollout.stage import Rolling, run
-from kfp_flywheel.components.runtime.adapters.local import LocalServing
+from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
 from kfp_flywheel.components.runtime.artifacts import Lineage, Release, Resolution, RolloutReport
 from kfp_flywheel.components.runtime.config import Platform, Rollout
 from kfp_flywheel.components.runtime.decisions import concluded
@@ -162,7 +162,8 @@ def test_mlflow_away_undoes_nothing_and_is_said(attended: World) -> None:
 PROGRAM = """
 import os, signal, sys
 from kfp_flywheel.components.rollout import stage
-from kfp_flywheel.components.runtime.adapters.local import LocalServing, LocalStore
+from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
+from kfp_flywheel.components.runtime.adapters.local.store import LocalStore
 left = int(sys.argv[1])
 def dying(function):
     def call(*given, **named):

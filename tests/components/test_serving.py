@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from kfp_flywheel.components.recipes.detection.predict import Predictor, decode
-from kfp_flywheel.components.runtime.adapters.local import LocalServing
+from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
 from kfp_flywheel.components.runtime.artifacts import ModelPackage, Release
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import FlywheelError, PlatformError, UserError

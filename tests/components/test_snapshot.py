@@ -225,7 +225,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from kfp_flywheel.components.runtime import wiring
-from kfp_flywheel.components.runtime.adapters.local import LocalStore
+from kfp_flywheel.components.runtime.adapters.local.store import LocalStore
 from kfp_flywheel.components.runtime.config import Platform
 
 doomed, when = int(sys.argv[3]), sys.argv[4]
