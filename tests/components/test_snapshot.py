@@ -222,29 +222,28 @@ def test_a_decided_version_is_said_with_its_decision(
 # What happens in the middle of it. --------------------------------------------------------------------------------
 
 CHILD = """
-import os, signal, sys
+import itertools, os, signal, sys
 from pathlib import Path
 from kfp_flywheel.components.runtime import wiring
 from kfp_flywheel.components.runtime.adapters.local.store import LocalStore
 from kfp_flywheel.components.runtime.config import Platform
 
 doomed, when = int(sys.argv[3]), sys.argv[4]
-written = 0
+numbers = itertools.count(1)  # several threads write
 link = os.link
 
 def deadly(source, target):
-    global written
-    written += 1
-    if written == doomed and when == "before":
+    number = next(numbers)
+    if number == doomed and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     link(source, target)
-    if written == doomed:
+    if number == doomed:
         os.kill(os.getpid(), signal.SIGKILL)
 
 os.link = deadly  # the instant at which an object appears
 from tests.folders import through
 through(Platform.local(Path(sys.argv[1]) / "flywheel"), Path(sys.argv[1]) / "set", Path(sys.argv[2]))
-print("written", written)
+print("written", next(numbers) - 1)
 """
 
 
