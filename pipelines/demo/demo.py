@@ -1,6 +1,9 @@
 """The demo: a data set, one run of the flywheel, 200 questions to what it serves, and a page about all of it."""
 
+import os
+import shutil
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +72,11 @@ def play(root: Path, port: int, quiet: bool) -> dict[str, Any]:
     story = Story.of(world, state, release, ended.run.steps, asked)
     kept.page.write_text(render(story, time.monotonic() - started))
     kept.picture.write_bytes(story.picture())
+    program = "flywheel" if shutil.which("flywheel") else os.path.relpath(sys.argv[0])
     console.print(
         f"\n[bold]mAP50 {story.report.challenger_scores.map50:.3f}[/] on the holdout; {QUESTIONS} questions answered, "
-        f"{asked.median_ms:.1f} ms each.\npage:  {kept.page}\nagain: flywheel serve --root {root}"
-        f"\nask:   flywheel predict {asked.images[0]} --endpoint {parameters['endpoint']} --root {root}"
+        f"{asked.median_ms:.1f} ms each.\npage:  {kept.page}\nagain: {program} serve --root {root}"
+        f"\nask:   {program} predict {asked.images[0]} --endpoint {parameters['endpoint']} --root {root}"
     )
     return {
         "page": str(kept.page),
