@@ -148,7 +148,7 @@ def check(parameters: Mapping[str, object]) -> dict[str, Any]:
 class Platform(Section):
     """Where a run works. Only URIs differ between a laptop and a cluster."""
 
-    store: Annotated[str, Meta(pattern=r"^file:///"), "file:///absolute/folder"]
+    store: Annotated[str, Meta(pattern=r"^(file:///|(s3|gs)://[a-z0-9])"), "file:///folder, s3://bucket or gs://bucket"]
     jobs: Annotated[str, Meta(pattern=r"^local://$"), "local://"]
     serving: Annotated[str, Meta(pattern=r"^local:///"), "local:///absolute/folder"]
     tracking: Annotated[str, Meta(min_length=1), "An MLflow tracking URI"]

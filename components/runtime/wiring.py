@@ -18,7 +18,18 @@ def open_store(root: str) -> Store:
         from .adapters.local.store import LocalStore
 
         return LocalStore(root)
-    raise UserError(f"{root} is not a store: file:///folder is known.", "correct store in the platform file")
+    if root.startswith("s3://"):
+        from .adapters.s3 import S3Store
+
+        return S3Store(root)
+    if root.startswith("gs://"):
+        from .adapters.gcs import GcsStore
+
+        return GcsStore(root)
+    raise UserError(
+        f"{root} is not a store: file:///folder, s3://bucket/prefix and gs://bucket/prefix are known.",
+        "correct store in the platform file",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import hashlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,12 +19,30 @@ from kfp_flywheel.components.runtime.errors import AlreadyExists, Corrupt, Platf
 from kfp_flywheel.components.runtime.ports import Store
 from kfp_flywheel.components.runtime.wiring import open_store
 
-ROOTS: dict[str, Callable[[Path], str]] = {"file": lambda folder: f"file://{folder}/store"}
+from tests import servers
 
 
-@pytest.fixture(params=list(ROOTS))
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with servers.s3() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not servers.gcs_program().exists():
+        pytest.skip("fake-gcs-server is not built; make cluster builds it")
+    with servers.gcs(tmp_path_factory.mktemp("gcs")) as url:
+        yield url
+
+
+@pytest.fixture(params=["file", "s3", "gs"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return ROOTS[request.param](tmp_path)
+    """The root of a store that is empty."""
+    if request.param == "file":
+        return f"file://{tmp_path}/store"
+    request.getfixturevalue({"s3": "s3", "gs": "gcs"}[request.param])
+    return f"{request.param}://{servers.BUCKET}/{uuid.uuid4().hex}/store"
 
 
 @pytest.fixture
@@ -147,6 +166,8 @@ def test_other_bytes_under_a_blobs_name_are_never_handed_out(store: Store, tmp_p
 WRITER = """
 import sys
 from kfp_flywheel.components.runtime.wiring import open_store
+
+from tests import servers
 store = open_store(sys.argv[1])
 print("ready", flush=True)
 for number in range(1_000_000):

@@ -13,7 +13,7 @@ import msgspec
 
 from ...errors import Conflict, Corrupt, PlatformError
 from ...ports import EndpointState, Observed
-from .files import replace
+from ..files import replace
 
 
 class LocalServing:

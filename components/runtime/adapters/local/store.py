@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import AlreadyExists, PlatformError
-from .files import partial
+from ..files import partial
 
 
 class LocalStore:

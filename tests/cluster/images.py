@@ -1,0 +1,105 @@
+"""Base images made on this machine, where no registry of images is reached: Debian with this machine's Python 3.11, and
+the pause image. For tests only: the base trusts what this machine trusts."""
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from . import programs
+from .places import Places
+
+BASE, PAUSE = "docker.io/library/python:3.11-slim", "registry.k8s.io/pause:3.10"
+DEBIAN = "bookworm"
+# What CPython's own extensions are linked to; KubeRay's probes call wget.
+INCLUDED = (
+    "ca-certificates wget libssl3 libffi8 libsqlite3-0 libreadline8 libbz2-1.0 liblzma5 libncursesw6 "
+    "zlib1g libuuid1 libgomp1 libstdc++6"
+)
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def load(places: Places, ctr: Callable[..., str], say: Callable[[str], None]) -> None:
+    """Make the images that are missing, and hand them to containerd."""
+    known = ctr("images", "ls", "-q").split()
+    for name, make in ((PAUSE, _pause), (BASE, base)):
+        if name not in known:
+            ctr("images", "import", str(make(places, say)))
+
+
+def base(places: Places, say: Callable[[str], None]) -> Path:
+    """The archive of the base image: half a minute the first time."""
+    archive = places.images / "base.tar"
+    if not archive.exists():
+        say("makes the base image")
+        root = places.images / "base"
+        shutil.rmtree(root, ignore_errors=True)
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={','.join(INCLUDED.split())}", DEBIAN, str(root)],
+            check=True,
+            capture_output=True,
+        )
+        _python(root)
+        shutil.copyfile(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
+        (root / "etc/pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
+        for litter in (*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*_*")):
+            litter.unlink()
+        env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
+        _pack(archive, BASE, root, {"Env": [*env, f"SSL_CERT_FILE={CERTIFICATES}"], "Cmd": ["python3"]})
+    return archive
+
+
+def _pause(places: Places, say: Callable[[str], None]) -> Path:
+    archive, root = places.images / "pause.tar", places.images / "pause"
+    root.mkdir(exist_ok=True)
+    shutil.copy(programs.path(places, "pause"), root / "pause")
+    _pack(archive, PAUSE, root, {"Entrypoint": ["/pause"]})
+    return archive
+
+
+def _python(root: Path) -> None:
+    """This machine's interpreter, without its packages."""
+    source, target = Path(sys.base_prefix), root / "usr/local"
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    unwanted = shutil.ignore_patterns("test", "__pycache__", "*.a", "site-packages")
+    shutil.copytree(source / "lib" / name, target / "lib" / name, symlinks=True, ignore=unwanted)
+    shutil.copytree(source / "include", target / "include", dirs_exist_ok=True)
+    for library in source.glob("lib/libpython*"):
+        shutil.copy2(library, target / "lib" / library.name, follow_symlinks=False)
+    shutil.copy2(source / "bin" / name, target / "bin" / name)
+    for link in ("python3", "python"):
+        (target / "bin" / link).symlink_to(name)
+    for command in (["ldconfig"], [name, "-c", "import ssl, sqlite3, ctypes, bz2, lzma"], [name, "-m", "ensurepip"]):
+        subprocess.run(["chroot", str(root), *command], check=True, capture_output=True)
+
+
+def _pack(archive: Path, name: str, root: Path, config: dict[str, object]) -> None:
+    """One layer, in the form that docker and containerd load."""
+    layer = archive.with_suffix(".layer")
+    subprocess.run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(layer), "."], check=True)
+    with layer.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    image = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [{"created_by": "kfp-flywheel's tests"}],
+    }
+    described = json.dumps(image).encode()
+    file_name = f"{hashlib.sha256(described).hexdigest()}.json"
+    manifest = json.dumps([{"Config": file_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    new = archive.with_suffix(".new")
+    with tarfile.open(new, "w") as packed:
+        for member, content in ((file_name, described), ("manifest.json", manifest)):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+        packed.add(layer, "layer.tar")
+    layer.unlink()
+    new.rename(archive)

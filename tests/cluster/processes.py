@@ -1,0 +1,90 @@
+"""Processes in the background that outlive the command that started them, found again by pid and time of start."""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+STOP_S = 10.0
+
+
+class Processes:
+    """What runs, one file each in a folder; logs beside it in another."""
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self.folder, self.logs = folder, logs
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The process of this name, if it is alive: a pid alone may be somebody else's by now."""
+        try:
+            pid, started = json.loads((self.folder / f"{name}.json").read_text())
+            process = psutil.Process(pid)
+            living = process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return None
+        return process if living else None
+
+    def start(self, name: str, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
+        """Start it, unless it is at work."""
+        if self.find(name):
+            return
+        with (self.logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | dict(env or {}),
+            )
+        record = [process.pid, psutil.Process(process.pid).create_time()]
+        (self.folder / f"{name}.json").write_text(json.dumps(record))
+
+    def stop(self, name: str) -> None:
+        """End it, by force after a while. Unknown names are no error."""
+        if process := self.find(name):
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_S)
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """All that were started and not stopped, dead or alive."""
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+    def tail(self, name: str, lines: int = 15) -> str:
+        """The end of its log."""
+        with contextlib.suppress(FileNotFoundError):
+            return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+def wait(what: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Look until something is so.
+
+    Raises:
+        TimeoutError: It is not, in time.
+    """
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} is not ready after {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    """Whether an address answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

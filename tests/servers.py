@@ -1,0 +1,67 @@
+"""Object stores on this machine that speak what the clouds' do: moto's S3, and fake-gcs-server."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import programs
+from tests.cluster.places import Places
+from tests.cluster.processes import answers, wait
+
+BUCKET = "flywheel-tests"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """An S3 server with a bucket, to which boto3 is directed meanwhile; gives its URL."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        try:
+            yield url
+        finally:
+            server.stop()
+
+
+def gcs_program() -> Path:
+    """fake-gcs-server; `make cluster` builds it."""
+    return programs.path(Places.usual(), "fake-gcs-server")
+
+
+@contextmanager
+def gcs(folder: Path) -> Iterator[str]:
+    """A server that speaks Google Cloud Storage, with a bucket, to which its library is directed meanwhile."""
+    (folder / BUCKET).mkdir(parents=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [gcs_program(), "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-public-host=127.0.0.1:{port}"]
+    command += [f"-external-url={url}", f"-filesystem-root={folder}", "-log-level=error"]
+    with subprocess.Popen(command, env=os.environ) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        patch.setenv("GOOGLE_CLOUD_PROJECT", "tests")
+        try:
+            wait("fake-gcs-server", lambda: answers(f"{url}/storage/v1/b?project=tests"))
+            yield url
+        finally:
+            server.kill()
