@@ -145,16 +145,41 @@ def check(parameters: Mapping[str, object]) -> dict[str, Any]:
     return checked
 
 
+def _empty(kind: type) -> Any:
+    return msgspec.field(default_factory=kind)
+
+
+class Pods(Section):
+    """What the pods have in common that we make on a cluster. Secrets come by name, never by value."""
+
+    service_account: Annotated[str, "Service account: the identity towards the store"] = "default"
+    env: Annotated[dict[str, str], "Environment variables"] = _empty(dict)
+    secrets: Annotated[tuple[str, ...], "Secrets whose keys become environment variables"] = ()
+    pull_secrets: Annotated[tuple[str, ...], "Secrets of the registry of images"] = ()
+    image_pull_policy: Annotated[Literal["IfNotPresent", "Always", "Never"], "When nodes pull images"] = "IfNotPresent"
+    node_selector: Annotated[dict[str, str], "Labels that a worker's node must have"] = _empty(dict)
+    tolerations: Annotated[tuple[dict[str, Any], ...], "Taints that workers tolerate; GPUs' are added"] = ()
+    labels: Annotated[dict[str, str], "Labels; kueue.x-k8s.io/queue-name puts jobs into a queue of Kueue"] = _empty(
+        dict
+    )
+    host_paths: Annotated[tuple[str, ...], "Folders of the node, mounted read-only at the same path"] = ()
+    worker_memory: Annotated[str, "Memory of a training worker"] = "8Gi"
+    head_memory: Annotated[str, "Memory of a Ray head"] = "3Gi"
+    shared_memory: Annotated[str, "Size of /dev/shm"] = "2Gi"
+    min_workers: Annotated[int | None, "Workers at the start, if Ray is to scale them up to the job's number"] = None
+    wait_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds to wait for quota or nodes; 0 is without end"] = 1800.0
+    ttl_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds that a finished job stays, for its logs"] = 3600.0
+
+
 class Platform(Section):
     """Where a run works. Only URIs differ between a laptop and a cluster."""
 
     store: Annotated[str, Meta(pattern=r"^(file:///|(s3|gs)://[a-z0-9])"), "file:///folder, s3://bucket or gs://bucket"]
-    jobs: Annotated[str, Meta(pattern=r"^local://$"), "local://"]
+    jobs: Annotated[str, Meta(pattern=r"^(local://|rayjob://[a-z0-9][-a-z0-9]*)$"), "local:// or rayjob://NAMESPACE"]
     serving: Annotated[str, Meta(pattern=r"^local:///"), "local:///absolute/folder"]
     tracking: Annotated[str, Meta(min_length=1), "An MLflow tracking URI"]
-    images: Annotated[dict[str, str], "Image of each profile: steps, train, serve, monitor"] = msgspec.field(
-        default_factory=dict
-    )
+    images: Annotated[dict[str, str], "Image of each profile: steps, train, serve, monitor"] = _empty(dict)
+    pods: Annotated[Pods, "Settings of the pods that are made on a cluster"] = Pods()
 
     @classmethod
     def local(cls, folder: Path) -> Self:

@@ -4,6 +4,8 @@
 """
 
 VERSION = "0.1.0"
+RAY = "2.60.0"
+"""Of the train image; RayJobs must name it."""
 STEPS = f"kfp-flywheel-steps:{VERSION}"
 TRAIN = f"kfp-flywheel-train:{VERSION}"
 SERVE = f"kfp-flywheel-serve:{VERSION}"

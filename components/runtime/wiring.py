@@ -44,6 +44,11 @@ class World:
 
     @cached_property
     def jobs(self) -> Jobs:
+        scheme, _, namespace = self.platform.jobs.partition("://")
+        if scheme == "rayjob":
+            from .adapters.rayjob.jobs import RayJobs
+
+            return RayJobs(namespace, self.platform.pods)
         from .adapters.local.jobs import LocalJobs
 
         return LocalJobs()

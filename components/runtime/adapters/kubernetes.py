@@ -1,0 +1,177 @@
+"""The API server, as adapters need it: errors for a person, objects followed without a gap, schemas before use."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import urllib3
+from kubernetes import client, config, watch
+
+from ..errors import Conflict, PlatformError, UserError
+
+T = TypeVar("T")
+AWAY_S = 300.0
+"""Seconds that the API server may be away, as while it is upgraded."""
+NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Kind(NamedTuple):
+    """A custom resource: group, version, plural."""
+
+    group: str
+    version: str
+    plural: str
+
+
+def connect() -> client.ApiClient:
+    """The cluster that this pod is in, or the one of the kubeconfig.
+
+    Raises:
+        PlatformError: Neither is there.
+    """
+    try:
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            config.load_incluster_config()
+        else:
+            config.load_kube_config()
+    except config.ConfigException as error:
+        raise PlatformError(f"no cluster is known: {error}.", "set KUBECONFIG, or run in a pod") from error
+    return client.ApiClient()
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what the API server says into an error for a person that begins with `what`."""
+    try:
+        yield
+    except client.ApiException as error:
+        message = _message(error)
+        if error.status in (400, 422) or (error.status == 403 and "denied the request" in message):
+            raise UserError(f"{what}: {message}", "correct the platform file, or the cluster's policy") from error
+        if error.status == 403:
+            raise PlatformError(
+                f"{what}: {message}", "flywheel doctor --platform FILE shows what is missing"
+            ) from error
+        if error.status == 409:
+            raise Conflict(f"{what}: {message}") from error
+        raise PlatformError(f"{what}: {error.status} {message}") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise PlatformError(f"{what}: the API server cannot be reached: {error}", "kubectl cluster-info") from error
+
+
+def _message(error: client.ApiException) -> str:
+    import json
+
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)
+
+
+def patiently(call: Callable[[], T], away_s: float = AWAY_S) -> T:
+    """Call the API server again while it is away or overloaded.
+
+    Raises:
+        urllib3.exceptions.HTTPError, client.ApiException: It still is, after `away_s` seconds; or another error.
+    """
+    end, pause = time.monotonic() + away_s, 0.1
+    while True:
+        try:
+            return call()
+        except client.ApiException as error:
+            if error.status not in (429, 500, 502, 503, 504) or time.monotonic() > end:
+                raise
+        except urllib3.exceptions.HTTPError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+
+
+def follow(api: client.CustomObjectsApi, kind: Kind, namespace: str, name: str, tick_s: int) -> Iterator[Any]:
+    """Give an object now, at each change, and again at least every `tick_s` seconds; None when it is gone.
+
+    Nothing is missed: whatever breaks the watch (410, a restart of the API server), the object is read again.
+    """
+    while True:
+        try:
+            found = patiently(lambda: api.get_namespaced_custom_object(*kind[:2], namespace, kind.plural, name))
+        except client.ApiException as error:
+            if error.status == 404:
+                yield None
+                return
+            raise
+        yield found
+        try:
+            for event in watch.Watch().stream(
+                api.list_namespaced_custom_object,
+                *kind[:2],
+                namespace,
+                kind.plural,
+                field_selector=f"metadata.name={name}",
+                resource_version=found["metadata"]["resourceVersion"],
+                timeout_seconds=tick_s,
+                _request_timeout=(5, tick_s + 5),
+            ):
+                if event["type"] == "DELETED":
+                    break
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    yield event["object"]
+        except (client.ApiException, urllib3.exceptions.HTTPError):
+            continue  # read it again; if that fails too, `patiently` waits, or says why
+
+
+def unknown_fields(value: Any, schema: Mapping[str, Any], path: str = "") -> list[str]:
+    """Dotted paths in an object that its schema does not know: the API server would drop them in silence.
+
+    Args:
+        schema: An openAPIV3Schema of a custom resource definition.
+    """
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return []
+    if isinstance(value, list):
+        items = schema.get("items", {})
+        return [found for index, item in enumerate(value) for found in unknown_fields(item, items, f"{path}[{index}]")]
+    if not isinstance(value, dict):
+        return []
+    known, rest = schema.get("properties", {}), schema.get("additionalProperties")
+    lost = []
+    for name, item in value.items():
+        here = f"{path}.{name}".lstrip(".")
+        if name in known:
+            lost += unknown_fields(item, known[name], here)
+        elif rest is None or rest is False:
+            lost.append(here)
+        elif isinstance(rest, dict):
+            lost += unknown_fields(item, rest, here)
+    return lost
+
+
+def owner() -> dict[str, Any] | None:
+    """The Argo Workflow that this step's pod belongs to, as an ownerReference; None outside KFP.
+
+    The pod itself would be the wrong owner: what it started would die with it, and could not be adopted.
+    """
+    pod, namespace = os.environ.get("KFP_POD_NAME"), NAMESPACE
+    if not pod or not namespace.exists():
+        return None
+    with explained(f"pod {pod} cannot be read"):
+        found = patiently(lambda: client.CoreV1Api(connect()).read_namespaced_pod(pod, namespace.read_text().strip()))
+    for reference in found.metadata.owner_references or ():
+        if reference.kind == "Workflow":
+            return {
+                "apiVersion": reference.api_version,
+                "kind": reference.kind,
+                "name": reference.name,
+                "uid": reference.uid,
+                "blockOwnerDeletion": False,
+            }
+    return None
+
+
+def own_namespace() -> str | None:
+    """The namespace of this pod."""
+    return NAMESPACE.read_text().strip() if NAMESPACE.exists() else None

@@ -1,0 +1,1 @@
+"""`rayjob://NAMESPACE`: jobs as RayJobs of KubeRay, each with a Ray cluster of its own."""

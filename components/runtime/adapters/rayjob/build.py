@@ -1,0 +1,164 @@
+"""From a job's specification to the RayJob object, and nothing else: no cluster is asked."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ...config import Pods
+from ...errors import UserError
+from ...images import RAY
+from ...ports import JobSpec
+
+API = ("ray.io", "v1", "rayjobs")
+NAME_LIMIT = 47
+"""KubeRay's: it derives longer names from a RayJob's."""
+SPEC_HASH = "flywheel/spec-hash"
+MANAGED = {"app.kubernetes.io/managed-by": "kfp-flywheel"}
+UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+USER = 1000
+
+
+def name_of(spec: JobSpec) -> str:
+    """The RayJob's name: readable, deterministic, and short enough.
+
+    `a-very-long-name` becomes `a-very-l-<hash>`; a name that fits is kept.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", spec.name.lower()).strip("-")
+    if not re.match("[a-z]", slug):
+        slug = f"job-{slug}"  # services are named after it, and their names begin with a letter
+    if slug == spec.name and len(slug) <= NAME_LIMIT:
+        return slug
+    digest = hashlib.sha256(spec.name.encode()).hexdigest()[:10]
+    return f"{slug[: NAME_LIMIT - 11].rstrip('-')}-{digest}"
+
+
+def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The RayJob of a job.
+
+    Args:
+        owner: An ownerReference: what it belongs to and is deleted with, as the Argo Workflow of a run.
+
+    Raises:
+        UserError: The image is not named, or by no digest.
+    """
+    if "@sha256:" not in spec.image and pods.image_pull_policy != "Never":
+        raise UserError(
+            f"images.train is {spec.image!r}, which names no digest: what runs could change under its name.",
+            "make images, and put the name with @sha256: into the platform file",
+        )
+    least = spec.workers if pods.min_workers is None else min(pods.min_workers, spec.workers)
+    autoscaled = least < spec.workers
+    return {
+        "apiVersion": f"{API[0]}/{API[1]}",
+        "kind": "RayJob",
+        "metadata": {
+            "name": name_of(spec),
+            "namespace": namespace,
+            "labels": MANAGED | pods.labels,
+            "annotations": {SPEC_HASH: spec.spec_hash},
+            **({"ownerReferences": [dict(owner)]} if owner else {}),
+        },
+        "spec": {
+            "entrypoint": f"python -m {spec.module} {spec.spec_uri}",
+            "submissionMode": "K8sJobMode",
+            "submitterPodTemplate": _pod(_submitter(spec, pods), pods, {"restartPolicy": "Never"}),
+            "backoffLimit": 0,  # a new cluster for each attempt; what can be tried again is tried again by the adapter
+            "activeDeadlineSeconds": int(spec.deadline_s),
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": int(pods.ttl_s),
+            "rayClusterSpec": {
+                "rayVersion": RAY,
+                **({"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}} if autoscaled else {}),
+                "headGroupSpec": {
+                    # No CPUs: workers go to workers, and the head stays alive.
+                    "rayStartParams": {
+                        "num-cpus": "0",
+                        "object-store-memory": "100000000",
+                        "dashboard-host": "0.0.0.0",  # noqa: S104 - in the pod; the operator asks from outside
+                    },
+                    "template": _pod(_container("ray-head", spec, pods, "200m", pods.head_memory), pods),
+                },
+                "workerGroupSpecs": [
+                    {
+                        "groupName": "workers",
+                        "replicas": least,
+                        "minReplicas": least,
+                        "maxReplicas": spec.workers,
+                        "rayStartParams": {"num-cpus": str(spec.cpus)},
+                        "template": _pod(_worker(spec, pods), pods, _placed(pods, spec.gpus)),
+                    }
+                ],
+            },
+        },
+    }
+
+
+def _container(name: str, spec: JobSpec, pods: Pods, cpu: str, memory: str) -> dict[str, Any]:
+    environment = {"HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0", **pods.env, **spec.env}  # noqa: S108
+    return {
+        "name": name,
+        "image": spec.image,
+        "imagePullPolicy": pods.image_pull_policy,
+        "env": [{"name": key, "value": value} for key, value in environment.items()],
+        "envFrom": [{"secretRef": {"name": secret}} for secret in pods.secrets],
+        "resources": {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}},
+        "securityContext": UNPRIVILEGED,
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+            *(
+                {"name": f"host-{number}", "mountPath": path, "readOnly": True}
+                for number, path in enumerate(pods.host_paths)
+            ),
+        ],
+    }
+
+
+def _worker(spec: JobSpec, pods: Pods) -> dict[str, Any]:
+    container = _container("ray-worker", spec, pods, str(spec.cpus), pods.worker_memory)
+    if spec.gpus:
+        container["resources"]["limits"]["nvidia.com/gpu"] = spec.gpus
+    return container
+
+
+def _submitter(spec: JobSpec, pods: Pods) -> dict[str, Any]:
+    return _container("ray-job-submitter", spec, pods, "100m", "512Mi")
+
+
+def _placed(pods: Pods, gpus: int) -> dict[str, Any]:
+    tolerations = list(pods.tolerations)
+    if gpus and not any(toleration.get("key") == "nvidia.com/gpu" for toleration in tolerations):
+        tolerations.append({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"})
+    return {"nodeSelector": pods.node_selector, "tolerations": tolerations}
+
+
+def _pod(container: dict[str, Any], pods: Pods, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "labels": MANAGED | pods.labels,
+            # A mesh's proxy does not end with its pod's job, and Ray speaks more than HTTP.
+            "annotations": {"sidecar.istio.io/inject": "false"},
+        },
+        "spec": {
+            "serviceAccountName": pods.service_account,
+            "imagePullSecrets": [{"name": secret} for secret in pods.pull_secrets],
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [
+                {"name": "scratch", "emptyDir": {}},
+                {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}},
+                *(
+                    {"name": f"host-{number}", "hostPath": {"path": path}}
+                    for number, path in enumerate(pods.host_paths)
+                ),
+            ],
+            **(more or {}),
+        },
+    }

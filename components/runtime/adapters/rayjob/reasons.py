@@ -1,0 +1,122 @@
+"""Why a RayJob ended, or does not begin, from the objects that tell of it. Pure: what was read is handed in."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...errors import FlywheelError, JobFailed, PlatformError, UserError
+
+State = Literal["waiting", "running", "succeeded", "failed"]
+TRY_AGAIN = {
+    "SubmissionFailed",
+    "JobDeploymentStatusTransitionGracePeriodExceeded",
+    "JobStatusCheckTimeoutExceeded",
+    "PreRunningDeadlineExceeded",
+}
+"""Reasons of KubeRay's that are nobody's mistake."""
+NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the cluster says of a job.
+
+    Args:
+        status: Of the RayJob.
+        pods: Of its cluster and its submitter.
+        events: Of those pods, oldest first.
+        lines: The last lines that the job printed.
+    """
+
+    status: Mapping[str, Any]
+    pods: Sequence[Mapping[str, Any]] = ()
+    events: Sequence[Mapping[str, Any]] = ()
+    lines: Sequence[str] = ()
+
+
+def state_of(status: Mapping[str, Any]) -> State:
+    """Where a RayJob stands. `Complete` alone is no success: a stopped job is complete too."""
+    deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    if deployment == "Complete":
+        return "succeeded" if job == "SUCCEEDED" else "failed"
+    if deployment in ("Failed", "ValidationFailed"):
+        return "failed"
+    return "running" if job == "RUNNING" else "waiting"
+
+
+def worth_another_try(status: Mapping[str, Any]) -> bool:
+    """Whether it failed by nobody's mistake."""
+    return status.get("reason") in TRY_AGAIN
+
+
+def failure(name: str, namespace: str, seen: Seen) -> FlywheelError:
+    """One error for a person: what happened, what the pods say, the last lines, the next command."""
+    status = seen.status
+    where = f"kubectl -n {namespace} describe rayjob {name}"
+    reason, message = status.get("reason") or status.get("jobStatus") or "", str(status.get("message") or "").strip()
+    if status.get("jobDeploymentStatus") == "ValidationFailed":
+        return UserError(f"job {name} was refused by KubeRay: {message}", where)
+    if reason == "DeadlineExceeded":
+        said = f"job {name} did not end within its deadline."
+    else:
+        said = f"job {name} failed: {reason or 'no reason was given'}."
+    troubles = [trouble for pod in seen.pods for trouble in troubles_of(pod)]
+    lines = [line for line in seen.lines if line.strip()] or message.splitlines()[-20:]
+    told = [said, *troubles, *(["Its last lines:"] if lines else []), *lines]
+    return JobFailed("\n".join(told), where)
+
+
+def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
+    """Why a job that has not begun never will: an image that cannot be had."""
+    for pod in seen.pods:
+        for container in _containers(pod):
+            waiting = container.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in NO_IMAGE - {"ErrImagePull"}:  # that one is tried again once, soon
+                return PlatformError(
+                    f"job {name}: the image {container['image']} cannot be pulled: {_pull_error(pod, seen, waiting)}",
+                    "correct images.train or pods.pull_secrets in the platform file",
+                )
+    return None
+
+
+def waits_for(seen: Seen) -> str:
+    """What a job that has not begun waits for; empty if that is nothing unusual."""
+    if seen.status.get("jobDeploymentStatus") == "Suspended":
+        return "its turn in the queue"
+    for event in reversed(seen.events):
+        if event.get("reason") == "FailedScheduling":
+            return f"a node: {event.get('message', '')}"
+    return ""
+
+
+def troubles_of(pod: Mapping[str, Any]) -> Iterator[str]:
+    """What went wrong in a pod, a sentence each."""
+    name = pod["metadata"]["name"]
+    for container in _containers(pod):
+        for key in ("state", "lastState"):
+            ended = (container.get(key) or {}).get("terminated") or {}
+            if ended.get("reason") == "OOMKilled":
+                limit = next(
+                    (
+                        spec.get("resources", {}).get("limits", {}).get("memory", "its limit")
+                        for spec in pod["spec"]["containers"]
+                        if spec["name"] == container["name"]
+                    ),
+                    "its limit",
+                )
+                yield f"Pod {name} was killed for using more than {limit} of memory; raise pods.worker_memory."
+            elif ended.get("exitCode") and ended.get("reason") != "Completed":
+                yield f"Pod {name}: {container['name']} ended with exit code {ended['exitCode']}."
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    status = pod.get("status", {})
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
+def _pull_error(pod: Mapping[str, Any], seen: Seen, waiting: Mapping[str, Any]) -> str:
+    for event in reversed(seen.events):
+        about = event.get("involvedObject", {}).get("name")
+        if about == pod["metadata"]["name"] and event.get("reason") == "Failed" and "rror" in event.get("message", ""):
+            return str(event["message"])
+    return str(waiting.get("message") or waiting.get("reason"))
