@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test faults lint format bench bench-local compile lock clean
+.PHONY: help setup demo test faults lint format bench bench-local compile cluster cluster-down lock clean
 
 help:  ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 16
@@ -48,6 +48,12 @@ bench-local: $(READY)  ## Measure this machine's flywheel; writes build/bench/lo
 
 compile: $(READY)  ## Compile every pipeline and component into build/compiled
 	$(BIN)/flywheel compile
+
+cluster: $(READY)  ## Bring up a real Kubernetes with KubeRay and KServe on this machine (Linux, Go; root for pods)
+	$(BIN)/python -m tests.cluster up
+
+cluster-down: $(READY)  ## End it, and drop its state
+	$(BIN)/python -m tests.cluster down --wipe
 
 lock: $(READY)  ## Resolve pyproject.toml into requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes \

@@ -164,6 +164,7 @@ class Pods(Section):
     )
     host_paths: Annotated[tuple[str, ...], "Folders of the node, mounted read-only at the same path"] = ()
     worker_memory: Annotated[str, "Memory of a training worker"] = "8Gi"
+    server_memory: Annotated[str, "Memory of a model server"] = "1Gi"
     head_memory: Annotated[str, "Memory of a Ray head"] = "3Gi"
     shared_memory: Annotated[str, "Size of /dev/shm"] = "2Gi"
     min_workers: Annotated[int | None, "Workers at the start, if Ray is to scale them up to the job's number"] = None
@@ -171,15 +172,33 @@ class Pods(Section):
     ttl_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds that a finished job stays, for its logs"] = 3600.0
 
 
+class Gateway(Section):
+    """The gateway before the model servers of a cluster."""
+
+    address: Annotated[str, Meta(pattern="^https?://"), "Where it answers, http://HOST:PORT"]
+    name: Annotated[str, "The Gateway, NAMESPACE/NAME"] = "kserve/kserve-ingress-gateway"
+    hosts: Annotated[tuple[str, ...], "Host names to serve; none is all of the gateway's"] = ()
+
+
 class Platform(Section):
     """Where a run works. Only URIs differ between a laptop and a cluster."""
 
     store: Annotated[str, Meta(pattern=r"^(file:///|(s3|gs)://[a-z0-9])"), "file:///folder, s3://bucket or gs://bucket"]
     jobs: Annotated[str, Meta(pattern=r"^(local://|rayjob://[a-z0-9][-a-z0-9]*)$"), "local:// or rayjob://NAMESPACE"]
-    serving: Annotated[str, Meta(pattern=r"^local:///"), "local:///absolute/folder"]
+    serving: Annotated[
+        str,
+        Meta(pattern=r"^(local:///|kserve://[a-z0-9][-a-z0-9]*$)"),
+        "local:///absolute/folder or kserve://NAMESPACE",
+    ]
     tracking: Annotated[str, Meta(min_length=1), "An MLflow tracking URI"]
     images: Annotated[dict[str, str], "Image of each profile: steps, train, serve, monitor"] = _empty(dict)
     pods: Annotated[Pods, "Settings of the pods that are made on a cluster"] = Pods()
+
+    gateway: Annotated[Gateway | None, "The gateway of the cluster; kserve:// needs it"] = None
+
+    def __post_init__(self) -> None:
+        if self.serving.startswith("kserve://") and self.gateway is None:
+            raise ValueError("`gateway` is missing: kserve:// needs its address")
 
     @classmethod
     def local(cls, folder: Path) -> Self:

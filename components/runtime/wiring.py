@@ -55,6 +55,10 @@ class World:
 
     @cached_property
     def serving(self) -> Serving:
+        if self.platform.serving.startswith("kserve://"):
+            from .adapters.kserve.serving import KServe
+
+            return KServe(self.platform)
         from .adapters.local.serving import LocalServing
 
         return LocalServing(self.platform.serving)

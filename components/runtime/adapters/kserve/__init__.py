@@ -1,0 +1,1 @@
+"""`kserve://NAMESPACE`: one immutable InferenceService a version, and one HTTPRoute of ours before them."""

@@ -1,0 +1,157 @@
+"""Endpoints on a real API server with KServe's controller and webhooks; no node is needed."""
+
+import threading
+from typing import Any
+
+import pytest
+from kfp_flywheel.components.runtime.adapters.kserve.build import ROUTE, RUNTIME, SERVICE, service
+from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
+from kfp_flywheel.components.runtime.adapters.kubernetes import explained
+from kfp_flywheel.components.runtime.artifacts import Lineage, Release
+from kfp_flywheel.components.runtime.config import Platform, Pods
+from kfp_flywheel.components.runtime.errors import Conflict, Corrupt, UserError
+from kfp_flywheel.components.runtime.ports import EndpointState, Served
+from kubernetes import client
+
+from tests.training import wait_for
+
+from .control import GATEWAY
+
+IMAGE = "127.0.0.1:5000/serve@sha256:" + "0" * 64
+
+
+def release(version: str, package: str = "p") -> Release:
+    return Release(
+        id=f"r{version}",
+        lineage=Lineage(code="c", image="i", run="r"),
+        model="detector",
+        version=version,
+        package=package,
+        package_uri=f"s3://bucket/artifacts/{package}.json",
+        dataset="d",
+        report="e",
+    )
+
+
+def stable(state: EndpointState, version: str, package: str = "p") -> EndpointState:
+    versions = {f"v{version}": Served(release=release(version, package), weight=100)}
+    return state.but(stable=f"v{version}", versions=versions, since=1.0, by="me", reason="so")
+
+
+class There:
+    """KServe in a namespace, and a look at what is really there."""
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self.objects, self.namespace = client.CustomObjectsApi(api), namespace
+        self.serving = KServe(
+            Platform.of(
+                store="s3://bucket",
+                jobs=f"rayjob://{namespace}",
+                serving=f"kserve://{namespace}",
+                tracking="http://mlflow:5000",
+                images={"serve": IMAGE},
+                gateway={"address": f"http://{GATEWAY}"},
+            )
+        )
+
+    def names(self, kind: tuple[str, str, str]) -> list[str]:
+        found = self.objects.list_namespaced_custom_object(*kind[:2], self.namespace, kind[2])["items"]
+        return sorted(item["metadata"]["name"] for item in found)
+
+    def route(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.objects.get_namespaced_custom_object(*ROUTE[:2], self.namespace, ROUTE[2], name)
+        return found
+
+
+@pytest.fixture
+def there(cluster: client.ApiClient, namespace: str) -> There:
+    return There(cluster, namespace)
+
+
+def test_a_version_is_an_immutable_service_behind_the_endpoints_route(there: There) -> None:
+    written = there.serving.write(stable(there.serving.read("detector"), "1"))
+    assert written.generation == 1
+    assert there.serving.read("detector") == written
+    assert there.names(SERVICE) == ["detector-v1"]
+    assert len(there.names(RUNTIME)) == 1
+    rule = there.route("detector")["spec"]["rules"][0]
+    assert [(backend["name"], backend["weight"]) for backend in rule["backendRefs"]] == [("detector-v1-predictor", 100)]
+    assert there.serving.url("detector") == f"http://{GATEWAY}/serving/{there.namespace}/detector"
+
+
+def test_kserve_takes_the_service_up(there: There, cluster: client.ApiClient) -> None:
+    there.serving.write(stable(there.serving.read("detector"), "1"))
+    apps = client.AppsV1Api(cluster)
+    wait_for(lambda: bool(apps.list_namespaced_deployment(there.namespace).items), 20)
+    container = apps.list_namespaced_deployment(there.namespace).items[0].spec.template.spec.containers[0]
+    given = {variable.name: variable.value for variable in container.env}
+    assert container.image == IMAGE
+    assert given["FLYWHEEL_PACKAGE"] == "s3://bucket/artifacts/p.json"
+    assert container.readiness_probe.http_get.path == "/v2/models/detector/ready"
+    assert container.termination_message_policy == "FallbackToLogsOnError"
+    assert there.names(("autoscaling", "v2", "horizontalpodautoscalers")) == []
+    seen = there.serving.observe("detector")
+    assert not seen["v1"].ready
+    assert seen["v1"].reason
+
+
+def test_the_next_version_takes_over_and_the_last_one_goes(there: There) -> None:
+    first = there.serving.write(stable(there.serving.read("detector"), "1"))
+    there.serving.write(stable(first, "2", "q"))
+    wait_for(lambda: there.names(SERVICE) == ["detector-v2"], 20)
+    assert there.route("detector")["spec"]["rules"][0]["backendRefs"][0]["name"] == "detector-v2-predictor"
+
+
+def test_of_many_writers_one_wins_each_generation(there: There) -> None:
+    read, won = there.serving.read("detector"), []
+
+    def write(number: int) -> None:
+        try:
+            won.append(there.serving.write(stable(read, "1").but(by=f"writer-{number}")))
+        except Conflict:
+            return
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert there.serving.read("detector") == won[0]
+
+
+def test_what_somebody_else_changed_is_not_overwritten(there: There) -> None:
+    first = there.serving.write(stable(there.serving.read("detector"), "1"))
+    there.serving.write(first.but(reason="changed"))
+    with pytest.raises(Conflict, match="generation 2, not 1"):
+        there.serving.write(first.but(reason="late"))
+
+
+def test_another_package_under_the_same_version_is_refused(there: There) -> None:
+    first = there.serving.write(stable(there.serving.read("detector"), "1", "p"))
+    with pytest.raises(Conflict, match=r"serves s3://bucket/artifacts/p\.json, not s3://bucket/artifacts/q\.json"):
+        there.serving.write(stable(first, "1", "q"))
+
+
+def test_a_route_that_is_not_ours_is_left_alone(there: There) -> None:
+    foreign = {
+        "apiVersion": "/".join(ROUTE[:2]),
+        "kind": "HTTPRoute",
+        "metadata": {"name": "detector"},
+        "spec": {"parentRefs": [{"name": "somewhere"}]},
+    }
+    there.objects.create_namespaced_custom_object(*ROUTE[:2], there.namespace, ROUTE[2], foreign)
+    with pytest.raises(Corrupt, match="not ours"):
+        there.serving.read("detector")
+
+
+def test_a_refusal_of_the_webhook_is_the_users_to_mend(there: There) -> None:
+    made = service(there.namespace, "detector", "v1", Served(release=release("1"), weight=100), "s3://b", "x", Pods())
+    made["spec"]["predictor"]["minReplicas"] = 5
+    with pytest.raises(UserError, match=r"(?i)replicas"), explained("it"):
+        there.objects.create_namespaced_custom_object(*SERVICE[:2], there.namespace, SERVICE[2], made)
+
+
+def test_a_platform_without_a_gateway_is_refused() -> None:
+    with pytest.raises(UserError, match="gateway"):
+        Platform.of(store="s3://b", jobs="local://", serving="kserve://team", tracking="http://m")

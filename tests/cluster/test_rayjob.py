@@ -1,0 +1,223 @@
+"""RayJobs on a real API server with the real operator; no node is needed."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kfp_flywheel.components.runtime.adapters.kubernetes import patiently
+from kfp_flywheel.components.runtime.adapters.rayjob.build import API, build
+from kfp_flywheel.components.runtime.adapters.rayjob.jobs import TERMINATED, RayJobs
+from kfp_flywheel.components.runtime.config import Pods
+from kfp_flywheel.components.runtime.errors import Conflict, FlywheelError, JobFailed, PlatformError, UserError
+from kfp_flywheel.components.runtime.ports import JobSpec
+from kubernetes import client
+
+from tests.training import wait_for
+
+from .control import ControlPlane
+
+IMAGE = "127.0.0.1:5000/train@sha256:" + "0" * 64
+KINDS = (("ray.io", "v1", "rayjobs"), ("ray.io", "v1", "rayclusters"))
+
+
+def job(name: str = "train-1", hash: str = "h1", **changes: Any) -> JobSpec:
+    return JobSpec(name, "tests.adapters.program", "file:///nowhere", hash, IMAGE, **changes)
+
+
+class Cluster:
+    """What is in a namespace."""
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self.api, self.namespace = api, namespace
+        self.objects, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+
+    def rayjobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = patiently(
+            lambda: self.objects.list_namespaced_custom_object(*API[:2], self.namespace, API[2])
+        )["items"]
+        return found
+
+    def delete(self, name: str) -> None:
+        self.objects.delete_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
+
+    def count(self) -> int:
+        """All objects that jobs leave behind."""
+        found = [
+            self.objects.list_namespaced_custom_object(*kind[:2], self.namespace, kind[2])["items"] for kind in KINDS
+        ]
+        pods, services = (
+            self.core.list_namespaced_pod(self.namespace),
+            self.core.list_namespaced_service(self.namespace),
+        )
+        jobs = client.BatchV1Api(self.api).list_namespaced_job(self.namespace)
+        return sum(map(len, [*found, pods.items, services.items, jobs.items]))
+
+
+@pytest.fixture
+def there(cluster: client.ApiClient, namespace: str) -> Cluster:
+    return Cluster(cluster, namespace)
+
+
+@pytest.fixture
+def nowhere(there: Cluster) -> Iterator[Cluster]:
+    """A cluster that has no node for Ray, whoever runs it; and nothing is left at the end."""
+    yield there
+    wait_for(lambda: there.count() == 0, 30)
+
+
+HARD = Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=2)
+
+
+def ended(jobs: RayJobs, name: str, lines: list[str]) -> FlywheelError:
+    with pytest.raises(FlywheelError) as found:
+        jobs.wait(name, lines.append)
+    return found.value
+
+
+def test_what_is_built_is_accepted_whole(there: Cluster) -> None:
+    """A dry run on the API server, which gives back what it would keep."""
+    pods = Pods(
+        secrets=("a",), pull_secrets=("b",), env={"A": "1"}, node_selector={"c": "d"}, labels={"e": "f"},
+        tolerations=({"key": "g", "operator": "Exists"},), host_paths=("/opt",), min_workers=0,
+    )  # fmt: skip
+    for made in (build(job(), there.namespace, Pods()), build(job(gpus=1, workers=2), there.namespace, pods)):
+        kept = there.objects.create_namespaced_custom_object(
+            *API[:2], there.namespace, API[2], made, dry_run="All", field_validation="Strict"
+        )
+        RayJobs(there.namespace, pods)._refuse_unknown(made)
+        assert kept["spec"]["rayClusterSpec"] == made["spec"]["rayClusterSpec"] | kept["spec"]["rayClusterSpec"]
+
+
+def test_a_setting_that_the_installed_kuberay_lacks_is_refused(there: Cluster) -> None:
+    made = build(job(), there.namespace, Pods())
+    made["spec"]["rayClusterSpec"]["authOptions"] = {"mode": "token"}
+    with pytest.raises(UserError, match=r"does not know spec\.rayClusterSpec\.authOptions"):
+        RayJobs(there.namespace, Pods())._refuse_unknown(made)
+
+
+def test_the_same_job_is_adopted_and_another_one_of_its_name_refused(nowhere: Cluster) -> None:
+    jobs = RayJobs(nowhere.namespace, HARD)
+    jobs.submit(job())
+    first = nowhere.rayjobs()
+    RayJobs(nowhere.namespace, HARD).submit(job())
+    assert [found["metadata"]["uid"] for found in nowhere.rayjobs()] == [first[0]["metadata"]["uid"]]
+    with pytest.raises(Conflict, match="of specification h1, not h2"):
+        jobs.submit(job(hash="h2"))
+    jobs.cancel("train-1")
+    jobs.cancel("train-1")
+
+
+def test_a_job_without_a_node_waits_says_so_and_gives_up(nowhere: Cluster) -> None:
+    jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
+    jobs.submit(job())
+    error = ended(jobs, "train-1", lines)
+    assert isinstance(error, PlatformError)
+    assert "waited for 2 s for a node" in str(error)
+    assert "pods.wait_s" in error.next
+    assert any("waits for a node" in line for line in lines)
+
+
+def test_a_job_deleted_by_hand_ends_its_step(nowhere: Cluster) -> None:
+    jobs = RayJobs(nowhere.namespace, Pods(node_selector=HARD.node_selector, wait_s=0))
+    jobs.submit(job())
+    threading.Timer(1, nowhere.delete, ["train-1"]).start()
+    error = ended(jobs, "train-1", [])
+    assert isinstance(error, JobFailed)
+    assert "was deleted while it was at work" in str(error)
+
+
+def test_a_full_quota_is_an_error_that_names_it(there: Cluster) -> None:
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"count/rayjobs.ray.io": "0"}}}
+    there.core.create_namespaced_resource_quota(there.namespace, quota)
+
+    def refused() -> bool:
+        try:
+            RayJobs(there.namespace, HARD).submit(job())
+        except FlywheelError as error:
+            assert "exceeded quota: small" in str(error)  # noqa: PT017
+            return True
+        RayJobs(there.namespace, HARD).submit(job())
+        there.delete("train-1")
+        return False
+
+    wait_for(refused, 20)
+
+
+def test_what_validation_refuses_is_the_users_to_mend(nowhere: Cluster) -> None:
+    jobs = RayJobs(nowhere.namespace, HARD)
+    made = build(job(), nowhere.namespace, HARD)
+    made["spec"]["backoffLimit"] = -1
+    nowhere.objects.create_namespaced_custom_object(*API[:2], nowhere.namespace, API[2], made)
+    jobs.submit(job())
+    error = ended(jobs, "train-1", [])
+    assert isinstance(error, UserError)
+    assert "refused by KubeRay" in str(error)
+    nowhere.delete("train-1")
+
+
+WAITER = """
+import sys
+from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
+from tests.cluster.test_rayjob import Pods, job
+jobs = RayJobs(sys.argv[1], Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=0))
+jobs.submit(job())
+print("submitted", flush=True)
+jobs.wait("train-1", lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture
+def waiter(nowhere: Cluster) -> Iterator[subprocess.Popen[str]]:
+    """A step that waits for its job."""
+    with subprocess.Popen([sys.executable, "-c", WAITER, nowhere.namespace], stdout=subprocess.PIPE, text=True) as step:
+        assert step.stdout is not None
+        for line in step.stdout:
+            if "waits for" in line:
+                break
+        yield step
+        step.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_step_that_is_asked_to_end_deletes_its_job_first(
+    waiter: subprocess.Popen[str], nowhere: Cluster, number: signal.Signals
+) -> None:
+    waiter.send_signal(number)
+    code = waiter.wait(10)
+    assert code == (TERMINATED if number == signal.SIGTERM else -signal.SIGINT)
+    assert nowhere.rayjobs() == [] or nowhere.rayjobs()[0]["metadata"].get("deletionTimestamp")
+
+
+def test_a_step_that_is_killed_finds_its_job_again(waiter: subprocess.Popen[str], nowhere: Cluster) -> None:
+    uid = nowhere.rayjobs()[0]["metadata"]["uid"]
+    waiter.kill()
+    waiter.wait(10)
+    jobs = RayJobs(nowhere.namespace, HARD)
+    jobs.submit(job())
+    assert [found["metadata"]["uid"] for found in nowhere.rayjobs()] == [uid]
+    jobs.cancel("train-1")
+
+
+def test_a_restart_of_the_api_server_is_not_noticed(
+    plane: ControlPlane, waiter: subprocess.Popen[str], nowhere: Cluster
+) -> None:
+    plane.processes.stop("kube-apiserver")
+    plane.up()
+    assert waiter.poll() is None
+    patiently(lambda: nowhere.delete("train-1"))
+    out, _ = waiter.communicate(timeout=30)
+    assert waiter.returncode == 1
+    assert "submitted" not in out
+
+
+def test_kuberay_away_for_a_while_only_costs_time(plane: ControlPlane, nowhere: Cluster) -> None:
+    plane.processes.stop("kuberay")
+    jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
+    jobs.submit(job())
+    threading.Timer(3, plane.up).start()
+    error = ended(jobs, "train-1", lines)
+    assert "waited for 2 s for a node" in str(error)
