@@ -167,6 +167,13 @@ def test_what_kuberay_refuses_is_the_users_to_mend() -> None:
     assert "name too long" in str(error)
 
 
+def test_a_refusal_that_is_said_in_an_event_alone_is_heard() -> None:
+    event = {"involvedObject": {"kind": "RayJob", "name": "train-1"}, "reason": "InvalidRayJobSpec", "message": "no"}
+    error = hopeless("train-1", "team", Seen({}, [], [event]))
+    assert isinstance(error, UserError)
+    assert "refused by KubeRay: no" in str(error)
+
+
 def test_an_image_that_cannot_be_pulled_is_not_waited_for() -> None:
     failed = {"involvedObject": {"name": "worker-1"}, "reason": "Failed", "message": "Error: not found in registry"}
     waiting = pod(state={"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}})
@@ -179,6 +186,8 @@ def test_an_image_that_cannot_be_pulled_is_not_waited_for() -> None:
 
 def test_waiting_for_a_node_or_a_queue_is_said() -> None:
     event = {"involvedObject": {"name": "worker-1"}, "reason": "FailedScheduling", "message": "0/1 nodes: no GPU."}
-    assert waits_for(Seen({}, [], [event])) == "a node: 0/1 nodes: no GPU."
+    begun = {"jobDeploymentStatus": "Initializing"}
+    assert waits_for(Seen(begun, [], [event])) == "a node: 0/1 nodes: no GPU."
+    assert waits_for(Seen({})) == "KubeRay to take it up"
     assert "queue" in waits_for(Seen({"jobDeploymentStatus": "Suspended"}))
     assert waits_for(Seen({"jobDeploymentStatus": "Initializing"})) == ""

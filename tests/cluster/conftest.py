@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubernetes import client, config
+from kfp_flywheel.components.runtime.adapters.kubernetes import connect
+from kubernetes import client
 
 from .control import ControlPlane
 from .node import Node
@@ -49,16 +50,14 @@ def cluster(request: pytest.FixtureRequest) -> client.ApiClient:
     """The API of the cluster that there is."""
     if OWN:
         request.getfixturevalue("plane")
-    config.load_kube_config()
-    return client.ApiClient()
+    return connect()
 
 
 @pytest.fixture
 def namespace(cluster: client.ApiClient) -> Iterator[str]:
-    """A namespace, ready to be used."""
+    """A namespace, ready to be used; it is deleted at the end, which takes its time."""
     core, name = client.CoreV1Api(cluster), f"test-{uuid.uuid4().hex[:8]}"
     core.create_namespace({"metadata": {"name": name}})
     wait("a service account", lambda: bool(core.list_namespaced_service_account(name).items), 30)
     yield name
     core.delete_namespace(name)
-    wait("an empty namespace", lambda: name not in [item.metadata.name for item in core.list_namespace().items], 120)

@@ -38,14 +38,14 @@ class ControlPlane:
         self._keys()
         _bridge()
         self._etcd()
-        self._api_server()
+        self.api_server()
         wait("the API server", lambda: self._kubectl_says("get", "--raw", "/readyz"), 90)
         # Before the controller manager: what its garbage collector does not know at its start it learns 30 s later.
         self._definitions()
         self._controllers()
         self.apply(_kserve_objects(programs.folder_of(programs.KSERVE), Keys(self.places.keys).bundle))
         wait("a service account", lambda: self._kubectl_says("get", "serviceaccount", "default"))
-        self._operators()
+        self.operators()
         for name, url in (("kuberay", "8281/readyz"), ("kserve", "8181/readyz"), ("traefik", "8383/ping")):
             self.ready(name, lambda url=url: answers(f"http://127.0.0.1:{url}"))
 
@@ -124,7 +124,8 @@ class ControlPlane:
             "--initial-cluster=one=http://127.0.0.1:2380",
         )
 
-    def _api_server(self) -> None:
+    def api_server(self) -> None:
+        """Start the API server, unless it is at work."""
         keys = self.places.keys
         self._start(
             "kube-apiserver",
@@ -170,7 +171,8 @@ class ControlPlane:
         )
         self._start("kube-scheduler", *common)
 
-    def _operators(self) -> None:
+    def operators(self) -> None:
+        """Start KubeRay, KServe and the gateway, unless they are at work."""
         us = {"KUBECONFIG": str(self.places.kubeconfig)}
         served = self.places.run / "kserve" / "k8s-webhook-server" / "serving-certs"  # where controller-runtime looks
         served.mkdir(parents=True, exist_ok=True)

@@ -156,7 +156,6 @@ def test_what_validation_refuses_is_the_users_to_mend(nowhere: Cluster) -> None:
     error = ended(jobs, "train-1", [])
     assert isinstance(error, UserError)
     assert "refused by KubeRay" in str(error)
-    nowhere.delete("train-1")
 
 
 WAITER = """
@@ -206,7 +205,7 @@ def test_a_restart_of_the_api_server_is_not_noticed(
     plane: ControlPlane, waiter: subprocess.Popen[str], nowhere: Cluster
 ) -> None:
     plane.processes.stop("kube-apiserver")
-    plane.up()
+    plane.api_server()
     assert waiter.poll() is None
     patiently(lambda: nowhere.delete("train-1"))
     out, _ = waiter.communicate(timeout=30)
@@ -216,8 +215,9 @@ def test_a_restart_of_the_api_server_is_not_noticed(
 
 def test_kuberay_away_for_a_while_only_costs_time(plane: ControlPlane, nowhere: Cluster) -> None:
     plane.processes.stop("kuberay")
-    jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
+    jobs, lines = RayJobs(nowhere.namespace, HARD.but(wait_s=8)), list[str]()
     jobs.submit(job())
-    threading.Timer(3, plane.up).start()
+    threading.Timer(2, plane.operators).start()
     error = ended(jobs, "train-1", lines)
-    assert "waited for 2 s for a node" in str(error)
+    assert any("waits for KubeRay to take it up" in line for line in lines)
+    assert "waited for 8 s for a node" in str(error)

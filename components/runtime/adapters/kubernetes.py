@@ -32,14 +32,14 @@ def connect() -> client.ApiClient:
     Raises:
         PlatformError: Neither is there.
     """
+    file = os.environ.get("KUBECONFIG")  # asked now: the library asks once, when it is imported
     try:
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not file:
             config.load_incluster_config()
-        else:
-            config.load_kube_config()
+            return client.ApiClient()
+        return config.new_client_from_config(file)
     except config.ConfigException as error:
         raise PlatformError(f"no cluster is known: {error}.", "set KUBECONFIG, or run in a pod") from error
-    return client.ApiClient()
 
 
 @contextmanager

@@ -48,17 +48,19 @@ class KServe:
 
     def write(self, state: EndpointState) -> EndpointState:
         with explained(f"endpoint {state.endpoint} could not be written"):
-            found = self._get(ROUTE, state.endpoint)
-            before = self._state(state.endpoint, found)
-            if before.generation != state.generation:
-                raise Conflict(
-                    f"endpoint {state.endpoint} is at generation {before.generation}, not {state.generation}: it was "
-                    "changed.",
-                    "flywheel status shows who serves now",
-                )
             written = state.but(generation=state.generation + 1)
-            self._make_versions(written)
-            self._swap(route(self.namespace, written, self.gateway), found)
+            while True:
+                found = self._get(ROUTE, state.endpoint)
+                before = self._state(state.endpoint, found)
+                if before.generation != state.generation:
+                    raise Conflict(
+                        f"endpoint {state.endpoint} is at generation {before.generation}, not {state.generation}: it "
+                        "was changed.",
+                        "flywheel status shows who serves now",
+                    )
+                self._make_versions(written)
+                if self._swap(route(self.namespace, written, self.gateway), found):
+                    break  # otherwise read again who was quicker: the gateway's status changes the object too
             for version in before.versions.keys() - written.versions.keys():  # no traffic goes there any more
                 self._delete(SERVICE, service_name(state.endpoint, version))
         return written
@@ -104,15 +106,20 @@ class KServe:
                     f"kubectl -n {self.namespace} delete inferenceservice {name}, if it is nobody's",
                 )
 
-    def _swap(self, wanted: dict[str, Any], found: dict[str, Any] | None) -> None:
-        """Replace the route if nobody did since it was read."""
-        if found is None:
-            self._objects.create_namespaced_custom_object(*ROUTE[:2], self.namespace, ROUTE[2], wanted)
-            return
-        wanted["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-        self._objects.replace_namespaced_custom_object(
-            *ROUTE[:2], self.namespace, ROUTE[2], wanted["metadata"]["name"], wanted
-        )
+    def _swap(self, wanted: dict[str, Any], found: dict[str, Any] | None) -> bool:
+        """Replace the route, unless it was changed since it was read."""
+        where = (*ROUTE[:2], self.namespace, ROUTE[2])
+        try:
+            if found is None:
+                self._objects.create_namespaced_custom_object(*where, wanted)
+            else:
+                wanted["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+                self._objects.replace_namespaced_custom_object(*where, wanted["metadata"]["name"], wanted)
+        except client.ApiException as error:
+            if error.status == 409:
+                return False
+            raise
+        return True
 
     def _observed(self, item: dict[str, Any]) -> Observed:
         """Ready is what the pods of exactly this specification say; KServe's own condition may be of an older one."""

@@ -197,7 +197,7 @@ class RayJobs:
             for selector in (f"ray.io/cluster={status.get('rayClusterName')}", f"job-name={name}")
             for pod in patiently(partial(self._core.list_namespaced_pod, self.namespace, label_selector=selector)).items
         ]
-        names = {pod["metadata"]["name"] for pod in pods}
+        names = {name, *(pod["metadata"]["name"] for pod in pods)}
         happened = patiently(
             lambda: self._core.list_namespaced_event(self.namespace, field_selector="type=Warning").items
         )

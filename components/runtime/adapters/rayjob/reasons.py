@@ -24,7 +24,7 @@ class Seen:
     Args:
         status: Of the RayJob.
         pods: Of its cluster and its submitter.
-        events: Of those pods, oldest first.
+        events: Of the RayJob and those pods, oldest first.
         lines: The last lines that the job printed.
     """
 
@@ -52,7 +52,7 @@ def worth_another_try(status: Mapping[str, Any]) -> bool:
 def failure(name: str, namespace: str, seen: Seen) -> FlywheelError:
     """One error for a person: what happened, what the pods say, the last lines, the next command."""
     status = seen.status
-    where = f"kubectl -n {namespace} describe rayjob {name}"
+    where = _describe(name, namespace)
     reason, message = status.get("reason") or status.get("jobStatus") or "", str(status.get("message") or "").strip()
     if status.get("jobDeploymentStatus") == "ValidationFailed":
         return UserError(f"job {name} was refused by KubeRay: {message}", where)
@@ -66,8 +66,17 @@ def failure(name: str, namespace: str, seen: Seen) -> FlywheelError:
     return JobFailed("\n".join(told), where)
 
 
+def _describe(name: str, namespace: str) -> str:
+    return f"kubectl -n {namespace} describe rayjob {name}"
+
+
 def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
-    """Why a job that has not begun never will: an image that cannot be had."""
+    """Why a job that has not begun never will: its specification is refused, or an image cannot be had."""
+    for event in seen.events:
+        # KubeRay 1.4 says so in an event alone: the status stays empty.
+        about, reason = event.get("involvedObject", {}), event.get("reason", "")
+        if about.get("kind") == "RayJob" and reason.startswith("InvalidRayJob"):
+            return UserError(f"job {name} was refused by KubeRay: {event['message']}", _describe(name, namespace))
     for pod in seen.pods:
         for container in _containers(pod):
             waiting = container.get("state", {}).get("waiting") or {}
@@ -81,7 +90,9 @@ def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
 
 def waits_for(seen: Seen) -> str:
     """What a job that has not begun waits for; empty if that is nothing unusual."""
-    if seen.status.get("jobDeploymentStatus") == "Suspended":
+    if not seen.status.get("jobDeploymentStatus"):
+        return "KubeRay to take it up"
+    if seen.status["jobDeploymentStatus"] == "Suspended":
         return "its turn in the queue"
     for event in reversed(seen.events):
         if event.get("reason") == "FailedScheduling":
