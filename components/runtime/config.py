@@ -169,7 +169,6 @@ class Pods(Section):
     shared_memory: Annotated[str, "Size of /dev/shm"] = "2Gi"
     min_workers: Annotated[int | None, "Workers at the start, if Ray is to scale them up to the job's number"] = None
     wait_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds to wait for quota or nodes; 0 is without end"] = 1800.0
-    ttl_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds that a finished job stays, for its logs"] = 3600.0
 
 
 class Gateway(Section):

@@ -94,7 +94,7 @@ def test_a_job_always_has_a_deadline_an_end_and_the_hash_of_its_specification() 
     made = of(deadline_s=600)
     assert made["spec"]["activeDeadlineSeconds"] == 600
     assert made["spec"]["shutdownAfterJobFinishes"] is True
-    assert made["spec"]["ttlSecondsAfterFinished"] == 3600
+    assert made["spec"]["ttlSecondsAfterFinished"] == 0
     assert made["metadata"]["annotations"][SPEC_HASH] == "h1"
     assert "ownerReferences" not in made["metadata"]
     assert "suspend" not in made["spec"]  # Kueue's to set
@@ -182,6 +182,17 @@ def test_an_image_that_cannot_be_pulled_is_not_waited_for() -> None:
     assert "not found in registry" in str(error)
     assert hopeless("train-1", "team", Seen({}, [pod(state={"waiting": {"reason": "ContainerCreating"}})])) is None
     assert hopeless("train-1", "team", Seen({}, [pod(state={"waiting": {"reason": "ErrImagePull"}})])) is None
+
+
+def test_a_pod_that_crashes_at_its_start_is_not_waited_for() -> None:
+    last = {"terminated": {"exitCode": 126, "message": "ray: bad interpreter"}}
+    crashing = pod(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=last, restartCount=2)
+    error = hopeless("train-1", "team", Seen({}, [crashing]))
+    assert isinstance(error, JobFailed)
+    assert "exit code 126" in str(error)
+    assert "bad interpreter" in str(error)
+    once = pod(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=last, restartCount=1)
+    assert hopeless("train-1", "team", Seen({}, [once])) is None
 
 
 def test_waiting_for_a_node_or_a_queue_is_said() -> None:

@@ -45,6 +45,7 @@ def base(places: Places, say: Callable[[str], None]) -> Path:
             capture_output=True,
         )
         _python(root)
+        (root / "root").chmod(0o755)  # a test's pods may find this machine's environment mounted below it
         shutil.copyfile(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
         (root / "etc/pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
         for litter in (*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*_*")):

@@ -66,7 +66,7 @@ def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | 
             "backoffLimit": 0,  # a new cluster for each attempt; what can be tried again is tried again by the adapter
             "activeDeadlineSeconds": int(spec.deadline_s),
             "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": int(pods.ttl_s),
+            "ttlSecondsAfterFinished": 0,  # of the cluster: its GPUs are given back at once, the submitter's log stays
             "rayClusterSpec": {
                 "rayVersion": RAY,
                 **({"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}} if autoscaled else {}),
@@ -102,6 +102,7 @@ def _container(name: str, spec: JobSpec, pods: Pods, cpu: str, memory: str) -> d
         "imagePullPolicy": pods.image_pull_policy,
         "env": [{"name": key, "value": value} for key, value in environment.items()],
         "envFrom": [{"secretRef": {"name": secret}} for secret in pods.secrets],
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # its last lines stand in the pod's status
         "resources": {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}},
         "securityContext": UNPRIVILEGED,
         "volumeMounts": [

@@ -59,6 +59,7 @@ class RayJobs:
             for attempt in range(1, ATTEMPTS + 1):
                 seen = self._to_its_end(job, on_line)
                 if state_of(seen.status) == "succeeded":
+                    self._delete(job, wait=False)  # its lines were handed on; a failed one stays to be looked at
                     return
                 if attempt == ATTEMPTS or not worth_another_try(seen.status):
                     raise failure(job, self.namespace, seen)

@@ -14,6 +14,8 @@ TRY_AGAIN = {
     "PreRunningDeadlineExceeded",
 }
 """Reasons of KubeRay's that are nobody's mistake."""
+CRASHES = 2
+"""Restarts of a container after which it is not waited for any longer."""
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
 
 
@@ -71,7 +73,7 @@ def _describe(name: str, namespace: str) -> str:
 
 
 def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
-    """Why a job that has not begun never will: its specification is refused, or an image cannot be had."""
+    """Why a job that has not begun never will: its specification is refused, an image cannot be had, or crashes."""
     for event in seen.events:
         # KubeRay 1.4 says so in an event alone: the status stays empty.
         about, reason = event.get("involvedObject", {}), event.get("reason", "")
@@ -85,6 +87,12 @@ def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
                     f"job {name}: the image {container['image']} cannot be pulled: {_pull_error(pod, seen, waiting)}",
                     "correct images.train or pods.pull_secrets in the platform file",
                 )
+            if waiting.get("reason") == "CrashLoopBackOff" and container.get("restartCount", 0) >= CRASHES:
+                last = container.get("lastState", {}).get("terminated") or {}
+                said = (
+                    f"job {name}: pod {pod['metadata']['name']} ends at its start with exit code {last.get('exitCode')}"
+                )
+                return JobFailed(f"{said}:\n{last.get('message', '').strip()}", _describe(name, namespace))
     return None
 
 
