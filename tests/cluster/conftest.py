@@ -34,15 +34,21 @@ def plane() -> Iterator[ControlPlane]:
         pytest.skip("needs a cluster whose processes can be killed: FLYWHEEL_CLUSTER=1")
     plane = ControlPlane(Places.usual(), print)
     found = plane.processes.find("kube-apiserver") is not None
+
+    def wipe() -> None:
+        Node(plane).down()
+        plane.down(wipe=True)
+
     try:
+        if not found:
+            wipe()  # what a killed one left
         plane.up()
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KUBECONFIG", str(plane.places.kubeconfig))
             yield plane
     finally:
         if not found:
-            Node(plane).down()
-            plane.down(wipe=True)
+            wipe()
 
 
 @pytest.fixture(scope="session")

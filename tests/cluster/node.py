@@ -2,8 +2,11 @@
 containerd, containernetworking-plugins, iptables, conntrack, socat, ebtables, ethtool and debootstrap."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import yaml
 
@@ -11,7 +14,6 @@ from . import images, programs
 from .control import NODE, NODE_IP, PODS, ControlPlane
 from .processes import answers, wait
 
-ORDER = ("containerd", "coredns", "kubelet", "kube-proxy")
 PACKAGES = "containerd containernetworking-plugins iptables conntrack socat ebtables ethtool debootstrap iproute2"
 NEEDED = ("containerd", "ctr", "runc", "iptables", "conntrack", "socat", "ebtables", "ethtool", "debootstrap")
 
@@ -53,7 +55,10 @@ class Node:
             for task in self.ctr("tasks", "ls", "-q").split():
                 self.ctr("tasks", "rm", "-f", task)
         self.processes.stop("containerd")
-        subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
+        if os.geteuid() == 0:
+            subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
+            _remove_rules()
+            _unmount(self.places.data)
 
     def ctr(self, *arguments: str) -> str:
         """containerd's own client, in Kubernetes' namespace."""
@@ -199,3 +204,23 @@ oom_score = 0
             "--healthz-bind-address=127.0.0.1:10256",
             "--metrics-bind-address=127.0.0.1:10249",
         )
+
+
+def _remove_rules() -> None:
+    """The chains that the kubelet leaves, and the rules that lead there."""
+    for table in ("filter", "nat", "mangle"):
+        done = subprocess.run(["iptables-save", "-t", table], capture_output=True, text=True)
+        lines = done.stdout.splitlines()
+        for line in lines:
+            if line.startswith("-A") and "KUBE-" in line:
+                subprocess.run(["iptables", "-t", table, "-D", *shlex.split(line)[1:]], check=True)
+        for line in lines:
+            if line.startswith(":KUBE-"):
+                subprocess.run(["iptables", "-t", table, "-X", line[1:].split()[0]], check=True)
+
+
+def _unmount(folder: Path) -> None:
+    """What containers and the kubelet left mounted below a folder, the deepest first."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=True)

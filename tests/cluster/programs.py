@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,8 @@ func main() {
 
 def build(places: Places, say: Callable[[str], None]) -> None:
     """Build what is missing: a quarter of an hour on two cores when nothing is cached, else nothing."""
+    if not shutil.which("go"):
+        raise RuntimeError(f"go is not on the PATH; next: install Go {GO} or newer")
     for module in (*CONTROL_PLANE, FAKE_GCS):
         tools = "".join(f'import _ "{package}"\n' for package in module.programs.values())
         for name, package in module.programs.items():
