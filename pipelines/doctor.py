@@ -103,7 +103,11 @@ def _tracking(platform: Platform) -> Check:
 
 
 def _serving(platform: Platform, port: int) -> Check:
-    url = connect(platform).serving.url("detector")
+    serving = connect(platform).serving
+    url = serving.url("detector")
+    if platform.serving.startswith("kserve://"):
+        serving.read("detector")
+        return Check("serving", True, f"{platform.serving} answers; an endpoint is at {url}")
     if url:
         return Check("serving", True, f"flywheel serve is at work: {url}")
     with socket.socket() as probe:

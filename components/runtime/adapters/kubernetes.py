@@ -15,6 +15,8 @@ from ..errors import Conflict, PlatformError, UserError
 T = TypeVar("T")
 AWAY_S = 300.0
 """Seconds that the API server may be away, as while it is upgraded."""
+FIRST_S = 10.0
+"""The same of the first question: a wrong address must not be asked for minutes."""
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -30,16 +32,22 @@ def connect() -> client.ApiClient:
     """The cluster that this pod is in, or the one of the kubeconfig.
 
     Raises:
-        PlatformError: Neither is there.
+        PlatformError: Neither is there, or it does not answer.
     """
     file = os.environ.get("KUBECONFIG")  # asked now: the library asks once, when it is imported
     try:
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not file:
             config.load_incluster_config()
-            return client.ApiClient()
-        return config.new_client_from_config(file)
+            api = client.ApiClient()
+        else:
+            api = config.new_client_from_config(file)
     except config.ConfigException as error:
-        raise PlatformError(f"no cluster is known: {error}.", "set KUBECONFIG, or run in a pod") from error
+        raise PlatformError(
+            f"no cluster is known: {str(error).rstrip('.')}.", "set KUBECONFIG, or run in a pod"
+        ) from error
+    with explained(f"the cluster at {api.configuration.host} does not answer"):
+        patiently(lambda: client.VersionApi(api).get_code(_request_timeout=5), FIRST_S)
+    return api
 
 
 @contextmanager
@@ -59,7 +67,7 @@ def explained(what: str) -> Iterator[None]:
             raise Conflict(f"{what}: {message}") from error
         raise PlatformError(f"{what}: {error.status} {message}") from error
     except urllib3.exceptions.HTTPError as error:
-        raise PlatformError(f"{what}: the API server cannot be reached: {error}", "kubectl cluster-info") from error
+        raise PlatformError(f"{what}: {getattr(error, 'reason', error)}.", "kubectl cluster-info") from error
 
 
 def _message(error: client.ApiException) -> str:
