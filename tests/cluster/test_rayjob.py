@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kfp_flywheel.components.runtime.adapters.kubernetes import patiently
-from kfp_flywheel.components.runtime.adapters.rayjob.build import API, build
+from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB, build
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import TERMINATED, RayJobs
 from kfp_flywheel.components.runtime.config import Pods
 from kfp_flywheel.components.runtime.errors import Conflict, FlywheelError, JobFailed, PlatformError, UserError
@@ -37,12 +37,12 @@ class Cluster:
 
     def rayjobs(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = patiently(
-            lambda: self.objects.list_namespaced_custom_object(*API[:2], self.namespace, API[2])
+            lambda: self.objects.list_namespaced_custom_object(*RAYJOB[:2], self.namespace, RAYJOB.plural)
         )["items"]
         return found
 
     def delete(self, name: str) -> None:
-        self.objects.delete_namespaced_custom_object(*API[:2], self.namespace, API[2], name)
+        self.objects.delete_namespaced_custom_object(*RAYJOB[:2], self.namespace, RAYJOB.plural, name)
 
     def count(self) -> int:
         """All objects that jobs leave behind."""
@@ -86,7 +86,7 @@ def test_what_is_built_is_accepted_whole(there: Cluster) -> None:
     )  # fmt: skip
     for made in (build(job(), there.namespace, Pods()), build(job(gpus=1, workers=2), there.namespace, pods)):
         kept = there.objects.create_namespaced_custom_object(
-            *API[:2], there.namespace, API[2], made, dry_run="All", field_validation="Strict"
+            *RAYJOB[:2], there.namespace, RAYJOB.plural, made, dry_run="All", field_validation="Strict"
         )
         RayJobs(there.namespace, pods)._refuse_unknown(made)
         assert kept["spec"]["rayClusterSpec"] == made["spec"]["rayClusterSpec"] | kept["spec"]["rayClusterSpec"]
@@ -151,7 +151,7 @@ def test_what_validation_refuses_is_the_users_to_mend(nowhere: Cluster) -> None:
     jobs = RayJobs(nowhere.namespace, HARD)
     made = build(job(), nowhere.namespace, HARD)
     made["spec"]["backoffLimit"] = -1
-    nowhere.objects.create_namespaced_custom_object(*API[:2], nowhere.namespace, API[2], made)
+    nowhere.objects.create_namespaced_custom_object(*RAYJOB[:2], nowhere.namespace, RAYJOB.plural, made)
     jobs.submit(job())
     error = ended(jobs, "train-1", [])
     assert isinstance(error, UserError)

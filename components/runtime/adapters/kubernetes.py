@@ -1,5 +1,6 @@
 """The API server, as adapters need it: errors for a person, objects followed without a gap, schemas before use."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,10 @@ class Kind(NamedTuple):
     group: str
     version: str
     plural: str
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}"
 
 
 def connect() -> client.ApiClient:
@@ -71,8 +76,6 @@ def explained(what: str) -> Iterator[None]:
 
 
 def _message(error: client.ApiException) -> str:
-    import json
-
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
@@ -99,37 +102,71 @@ def patiently(call: Callable[[], T], away_s: float = AWAY_S) -> T:
         pause = min(2 * pause, 2.0)
 
 
-def follow(api: client.CustomObjectsApi, kind: Kind, namespace: str, name: str, tick_s: int) -> Iterator[Any]:
-    """Give an object now, at each change, and again at least every `tick_s` seconds; None when it is gone.
+class Objects:
+    """Custom resources in one namespace."""
 
-    Nothing is missed: whatever breaks the watch (410, a restart of the API server), the object is read again.
-    """
-    while True:
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self.api, self._namespace = client.CustomObjectsApi(api), namespace
+
+    def at(self, kind: Kind) -> tuple[str, str, str, str]:
+        """Where a kind's objects are: the first arguments of every call."""
+        return kind.group, kind.version, self._namespace, kind.plural
+
+    def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
+        """An object, or None if there is none."""
         try:
-            found = patiently(lambda: api.get_namespaced_custom_object(*kind[:2], namespace, kind.plural, name))
+            found: dict[str, Any] = patiently(lambda: self.api.get_namespaced_custom_object(*self.at(kind), name))
         except client.ApiException as error:
             if error.status == 404:
-                yield None
-                return
+                return None
             raise
-        yield found
+        return found
+
+    def create(self, kind: Kind, wanted: dict[str, Any]) -> bool:
+        """Create an object; False if there is one of its name."""
         try:
-            for event in watch.Watch().stream(
-                api.list_namespaced_custom_object,
-                *kind[:2],
-                namespace,
-                kind.plural,
-                field_selector=f"metadata.name={name}",
-                resource_version=found["metadata"]["resourceVersion"],
-                timeout_seconds=tick_s,
-                _request_timeout=(5, tick_s + 5),
-            ):
-                if event["type"] == "DELETED":
-                    break
-                if event["type"] in ("ADDED", "MODIFIED"):
-                    yield event["object"]
-        except (client.ApiException, urllib3.exceptions.HTTPError):
-            continue  # read it again; if that fails too, `patiently` waits, or says why
+            patiently(lambda: self.api.create_namespaced_custom_object(*self.at(kind), wanted))
+        except client.ApiException as error:
+            if error.status == 409:
+                return False
+            raise
+        return True
+
+    def delete(self, kind: Kind, name: str) -> None:
+        """Delete an object and what it owns. One that is gone is no error."""
+        try:
+            patiently(
+                lambda: self.api.delete_namespaced_custom_object(*self.at(kind), name, propagation_policy="Background")
+            )
+        except client.ApiException as error:
+            if error.status != 404:
+                raise
+
+    def follow(self, kind: Kind, name: str, tick_s: int) -> Iterator[dict[str, Any] | None]:
+        """Give an object now, at each change, and again at least every `tick_s` seconds; None when it is gone.
+
+        Nothing is missed: whatever breaks the watch (410, a restart of the API server), the object is read again.
+        """
+        while True:
+            found = self.get(kind, name)
+            yield found
+            if found is None:
+                return
+            try:
+                for event in watch.Watch().stream(
+                    self.api.list_namespaced_custom_object,
+                    *self.at(kind),
+                    field_selector=f"metadata.name={name}",
+                    resource_version=found["metadata"]["resourceVersion"],
+                    timeout_seconds=tick_s,
+                    _request_timeout=(5, tick_s + 5),
+                ):
+                    if event["type"] == "DELETED":
+                        break
+                    if event["type"] in ("ADDED", "MODIFIED"):
+                        yield event["object"]
+            except (client.ApiException, urllib3.exceptions.HTTPError):
+                continue  # read it again; if that fails too, `patiently` waits, or says why
 
 
 def unknown_fields(value: Any, schema: Mapping[str, Any], path: str = "") -> list[str]:
@@ -158,16 +195,17 @@ def unknown_fields(value: Any, schema: Mapping[str, Any], path: str = "") -> lis
     return lost
 
 
-def owner() -> dict[str, Any] | None:
+def owner(api: client.ApiClient, namespace: str) -> dict[str, Any] | None:
     """The Argo Workflow that this step's pod belongs to, as an ownerReference; None outside KFP.
 
-    The pod itself would be the wrong owner: what it started would die with it, and could not be adopted.
+    The pod itself would be the wrong owner: what it started would die with it, and could not be adopted. In another
+    namespace there is none: the garbage collector takes an owner that is elsewhere for dead.
     """
-    pod, namespace = os.environ.get("KFP_POD_NAME"), NAMESPACE
-    if not pod or not namespace.exists():
+    pod = os.environ.get("KFP_POD_NAME")
+    if not pod or not NAMESPACE.exists() or NAMESPACE.read_text().strip() != namespace:
         return None
     with explained(f"pod {pod} cannot be read"):
-        found = patiently(lambda: client.CoreV1Api(connect()).read_namespaced_pod(pod, namespace.read_text().strip()))
+        found = patiently(lambda: client.CoreV1Api(api).read_namespaced_pod(pod, namespace))
     for reference in found.metadata.owner_references or ():
         if reference.kind == "Workflow":
             return {
@@ -178,8 +216,3 @@ def owner() -> dict[str, Any] | None:
                 "blockOwnerDeletion": False,
             }
     return None
-
-
-def own_namespace() -> str | None:
-    """The namespace of this pod."""
-    return NAMESPACE.read_text().strip() if NAMESPACE.exists() else None

@@ -3,24 +3,21 @@
 The HTTPRoute is the only one that changes. It divides the traffic, and holds the wanted state in an annotation.
 """
 
-import hashlib
-import json
 from typing import Any
 
+from ...artifacts import content_id
 from ...config import Gateway, Pods
-from ...errors import UserError
 from ...ports import EndpointState, Served
+from ..kubernetes import Kind
+from ..pods import MANAGED, NON_ROOT, container, pull_secrets, refuse_unpinned, variables, volumes
 
-SERVICE = ("serving.kserve.io", "v1beta1", "inferenceservices")
-RUNTIME = ("serving.kserve.io", "v1alpha1", "servingruntimes")
-ROUTE = ("gateway.networking.k8s.io", "v1", "httproutes")
-STATE, HASH = "flywheel/state", "flywheel/spec-hash"
+SERVICE = Kind("serving.kserve.io", "v1beta1", "inferenceservices")
+RUNTIME = Kind("serving.kserve.io", "v1alpha1", "servingruntimes")
+ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes")
+STATE = "flywheel/state"
 ENDPOINT, VERSION = "flywheel/endpoint", "flywheel/version"
-MANAGED = {"app.kubernetes.io/managed-by": "kfp-flywheel"}
 FORMAT = "kfp-flywheel"
 PORT = 8080
-UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
-SCRATCH = "/tmp"  # noqa: S108 - of the container
 
 
 def service_name(endpoint: str, version: str) -> str:
@@ -39,41 +36,23 @@ def runtime(namespace: str, image: str, pods: Pods) -> dict[str, Any]:
     Raises:
         UserError: The image is named by no digest.
     """
-    if "@sha256:" not in image and pods.image_pull_policy != "Never":
-        raise UserError(
-            f"images.serve is {image!r}, which names no digest: what runs could change under its name.",
-            "make images, and put the name with @sha256: into the platform file",
-        )
-    container = {
-        "name": "kserve-container",
-        "image": image,
-        "imagePullPolicy": pods.image_pull_policy,
-        "command": ["python", "-m", "kfp_flywheel.components.serving.model_server"],
-        "env": [{"name": key, "value": value} for key, value in ({"HOME": SCRATCH} | pods.env).items()],
-        "envFrom": [{"secretRef": {"name": secret}} for secret in pods.secrets],
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # its last line is the reason why it ended
-        "ports": [{"containerPort": PORT, "protocol": "TCP"}],
-        "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": pods.server_memory}},
-        "securityContext": UNPRIVILEGED | {"runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
-        "volumeMounts": [
-            {"name": "scratch", "mountPath": SCRATCH},
-            *({"name": f"host-{n}", "mountPath": path, "readOnly": True} for n, path in enumerate(pods.host_paths)),
-        ],
-    }
+    refuse_unpinned("serve", image, pods)
+    resources = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": pods.server_memory}}
+    server = container("kserve-container", image, pods, pods.env, resources)
+    server["command"] = ["python", "-m", "kfp_flywheel.components.serving.model_server"]
+    server["ports"] = [{"containerPort": PORT, "protocol": "TCP"}]
+    server["securityContext"] = server["securityContext"] | NON_ROOT  # the pod's own context is KServe's to set
     spec = {
         "supportedModelFormats": [{"name": FORMAT, "version": "1", "autoSelect": False}],
         "protocolVersions": ["v2"],
-        "containers": [container],
-        "imagePullSecrets": [{"name": secret} for secret in pods.pull_secrets],
-        "volumes": [
-            {"name": "scratch", "emptyDir": {}},
-            *({"name": f"host-{n}", "hostPath": {"path": path}} for n, path in enumerate(pods.host_paths)),
-        ],
+        "containers": [server],
+        "imagePullSecrets": pull_secrets(pods),
+        "volumes": volumes(pods),
     }
     return {
-        "apiVersion": "/".join(RUNTIME[:2]),
+        "apiVersion": RUNTIME.api_version,
         "kind": "ServingRuntime",
-        "metadata": {"name": f"flywheel-{_hash(spec)}", "namespace": namespace, "labels": MANAGED},
+        "metadata": {"name": f"flywheel-{content_id(spec)}", "namespace": namespace, "labels": MANAGED},
         "spec": spec,
     }
 
@@ -99,14 +78,14 @@ def service(
                 "modelFormat": {"name": FORMAT},
                 "runtime": runtime_name,
                 "protocolVersion": "v2",
-                "env": [{"name": key, "value": value} for key, value in given.items()],
+                "env": variables(given),
                 # The default looks at the port only, which is open before the golden outputs are reproduced.
                 "readinessProbe": probe | {"failureThreshold": 3},
             },
         }
     }
     return {
-        "apiVersion": "/".join(SERVICE[:2]),
+        "apiVersion": SERVICE.api_version,
         "kind": "InferenceService",
         "metadata": {
             "name": service_name(endpoint, version),
@@ -117,7 +96,6 @@ def service(
             "annotations": {
                 "serving.kserve.io/deploymentMode": "Standard",
                 "serving.kserve.io/autoscalerClass": "none",
-                HASH: _hash(spec),
             },
         },
         "spec": spec,
@@ -143,7 +121,7 @@ def route(namespace: str, state: EndpointState, gateway: Gateway) -> dict[str, A
         "backendRefs": backends,
     }
     return {
-        "apiVersion": "/".join(ROUTE[:2]),
+        "apiVersion": ROUTE.api_version,
         "kind": "HTTPRoute",
         "metadata": {
             "name": state.endpoint,
@@ -157,7 +135,3 @@ def route(namespace: str, state: EndpointState, gateway: Gateway) -> dict[str, A
             "rules": [rule],
         },
     }
-
-
-def _hash(spec: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]

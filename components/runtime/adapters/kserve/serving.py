@@ -9,7 +9,7 @@ from ...errors import Conflict, Corrupt
 from ...images import SERVE
 from ...ports import EndpointState, Observed
 from .. import kubernetes
-from ..kubernetes import explained, patiently
+from ..kubernetes import Objects, explained, patiently
 from .build import (
     ENDPOINT,
     ROUTE,
@@ -40,17 +40,17 @@ class KServe:
         self.gateway = platform.gateway
         self.namespace = platform.serving.removeprefix("kserve://")
         self._client = kubernetes.connect()
-        self._objects = client.CustomObjectsApi(self._client)
+        self._objects = Objects(self._client, self.namespace)
 
     def read(self, endpoint: str) -> EndpointState:
         with explained(f"endpoint {endpoint} cannot be read"):
-            return self._state(endpoint, self._get(ROUTE, endpoint))
+            return self._state(endpoint, self._objects.get(ROUTE, endpoint))
 
     def write(self, state: EndpointState) -> EndpointState:
         with explained(f"endpoint {state.endpoint} could not be written"):
             written = state.but(generation=state.generation + 1)
             while True:
-                found = self._get(ROUTE, state.endpoint)
+                found = self._objects.get(ROUTE, state.endpoint)
                 before = self._state(state.endpoint, found)
                 if before.generation != state.generation:
                     raise Conflict(
@@ -62,14 +62,14 @@ class KServe:
                 if self._swap(route(self.namespace, written, self.gateway), found):
                     break  # otherwise read again who was quicker: the gateway's status changes the object too
             for version in before.versions.keys() - written.versions.keys():  # no traffic goes there any more
-                self._delete(SERVICE, service_name(state.endpoint, version))
+                self._objects.delete(SERVICE, service_name(state.endpoint, version))
         return written
 
     def observe(self, endpoint: str) -> dict[str, Observed]:
         with explained(f"endpoint {endpoint} cannot be observed"):
             found = patiently(
-                lambda: self._objects.list_namespaced_custom_object(
-                    *SERVICE[:2], self.namespace, SERVICE[2], label_selector=f"{ENDPOINT}={endpoint}"
+                lambda: self._objects.api.list_namespaced_custom_object(
+                    *self._objects.at(SERVICE), label_selector=f"{ENDPOINT}={endpoint}"
                 )
             )["items"]
             return {item["metadata"]["labels"][VERSION]: self._observed(item) for item in found}
@@ -95,10 +95,11 @@ class KServe:
                 *(self.namespace, state.endpoint, version, served),
                 *(self.platform.store, served_by["metadata"]["name"], pods),
             )
-            found = self._get(SERVICE, wanted["metadata"]["name"])
+            found = self._objects.get(SERVICE, wanted["metadata"]["name"])
             if found is None:
-                self._create(RUNTIME, served_by)
-                self._create(SERVICE, wanted)
+                # Named by its content, or of a write that was killed: what is there already is the same.
+                self._objects.create(RUNTIME, served_by)
+                self._objects.create(SERVICE, wanted)
             elif _package(found) != _package(wanted):
                 name = wanted["metadata"]["name"]
                 raise Conflict(
@@ -108,13 +109,13 @@ class KServe:
 
     def _swap(self, wanted: dict[str, Any], found: dict[str, Any] | None) -> bool:
         """Replace the route, unless it was changed since it was read."""
-        where = (*ROUTE[:2], self.namespace, ROUTE[2])
+        if found is None:
+            return self._objects.create(ROUTE, wanted)
+        wanted["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
         try:
-            if found is None:
-                self._objects.create_namespaced_custom_object(*where, wanted)
-            else:
-                wanted["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-                self._objects.replace_namespaced_custom_object(*where, wanted["metadata"]["name"], wanted)
+            self._objects.api.replace_namespaced_custom_object(
+                *self._objects.at(ROUTE), wanted["metadata"]["name"], wanted
+            )
         except client.ApiException as error:
             if error.status == 409:
                 return False
@@ -135,31 +136,6 @@ class KServe:
         if ready and answering:
             return Observed(ready=True, url=f"http://{name}-predictor.{self.namespace}.svc.cluster.local")
         return Observed(ready=False, reason=_trouble(pods) or _said(conditions))
-
-    def _get(self, kind: tuple[str, str, str], name: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = patiently(
-                lambda: self._objects.get_namespaced_custom_object(*kind[:2], self.namespace, kind[2], name)
-            )
-        except client.ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-        return found
-
-    def _create(self, kind: tuple[str, str, str], wanted: dict[str, Any]) -> None:
-        try:
-            patiently(lambda: self._objects.create_namespaced_custom_object(*kind[:2], self.namespace, kind[2], wanted))
-        except client.ApiException as error:
-            if error.status != 409:  # named by its content, or of a write that was killed: it is the same
-                raise
-
-    def _delete(self, kind: tuple[str, str, str], name: str) -> None:
-        try:
-            patiently(lambda: self._objects.delete_namespaced_custom_object(*kind[:2], self.namespace, kind[2], name))
-        except client.ApiException as error:
-            if error.status != 404:
-                raise
 
 
 def _package(item: dict[str, Any]) -> str:

@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...config import Pods
-from ...errors import UserError
 from ...images import RAY
 from ...ports import JobSpec
+from ..kubernetes import Kind
+from ..pods import MANAGED, NON_ROOT, USER, container, pull_secrets, refuse_unpinned, volumes
 
-API = ("ray.io", "v1", "rayjobs")
+RAYJOB = Kind("ray.io", "v1", "rayjobs")
 NAME_LIMIT = 47
 """KubeRay's: it derives longer names from a RayJob's."""
 SPEC_HASH = "flywheel/spec-hash"
-MANAGED = {"app.kubernetes.io/managed-by": "kfp-flywheel"}
-UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-USER = 1000
 
 
 def name_of(spec: JobSpec) -> str:
@@ -42,15 +40,11 @@ def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | 
     Raises:
         UserError: The image is not named, or by no digest.
     """
-    if "@sha256:" not in spec.image and pods.image_pull_policy != "Never":
-        raise UserError(
-            f"images.train is {spec.image!r}, which names no digest: what runs could change under its name.",
-            "make images, and put the name with @sha256: into the platform file",
-        )
+    refuse_unpinned("train", spec.image, pods)
     least = spec.workers if pods.min_workers is None else min(pods.min_workers, spec.workers)
     autoscaled = least < spec.workers
     return {
-        "apiVersion": f"{API[0]}/{API[1]}",
+        "apiVersion": RAYJOB.api_version,
         "kind": "RayJob",
         "metadata": {
             "name": name_of(spec),
@@ -95,32 +89,18 @@ def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | 
 
 
 def _container(name: str, spec: JobSpec, pods: Pods, cpu: str, memory: str) -> dict[str, Any]:
-    environment = {"HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0", **pods.env, **spec.env}  # noqa: S108
-    return {
-        "name": name,
-        "image": spec.image,
-        "imagePullPolicy": pods.image_pull_policy,
-        "env": [{"name": key, "value": value} for key, value in environment.items()],
-        "envFrom": [{"secretRef": {"name": secret}} for secret in pods.secrets],
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # its last lines stand in the pod's status
-        "resources": {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}},
-        "securityContext": UNPRIVILEGED,
-        "volumeMounts": [
-            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
-            *(
-                {"name": f"host-{number}", "mountPath": path, "readOnly": True}
-                for number, path in enumerate(pods.host_paths)
-            ),
-        ],
-    }
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", **pods.env, **spec.env}
+    resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}
+    made = container(name, spec.image, pods, environment, resources)
+    made["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
+    return made
 
 
 def _worker(spec: JobSpec, pods: Pods) -> dict[str, Any]:
-    container = _container("ray-worker", spec, pods, str(spec.cpus), pods.worker_memory)
+    made = _container("ray-worker", spec, pods, str(spec.cpus), pods.worker_memory)
     if spec.gpus:
-        container["resources"]["limits"]["nvidia.com/gpu"] = spec.gpus
-    return container
+        made["resources"]["limits"]["nvidia.com/gpu"] = spec.gpus
+    return made
 
 
 def _submitter(spec: JobSpec, pods: Pods) -> dict[str, Any]:
@@ -134,7 +114,7 @@ def _placed(pods: Pods, gpus: int) -> dict[str, Any]:
     return {"nodeSelector": pods.node_selector, "tolerations": tolerations}
 
 
-def _pod(container: dict[str, Any], pods: Pods, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _pod(only: dict[str, Any], pods: Pods, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "metadata": {
             "labels": MANAGED | pods.labels,
@@ -143,22 +123,12 @@ def _pod(container: dict[str, Any], pods: Pods, more: Mapping[str, Any] | None =
         },
         "spec": {
             "serviceAccountName": pods.service_account,
-            "imagePullSecrets": [{"name": secret} for secret in pods.pull_secrets],
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [container],
+            "imagePullSecrets": pull_secrets(pods),
+            "securityContext": NON_ROOT | {"runAsGroup": USER, "fsGroup": USER},
+            "containers": [only],
             "volumes": [
-                {"name": "scratch", "emptyDir": {}},
+                *volumes(pods),
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}},
-                *(
-                    {"name": f"host-{number}", "hostPath": {"path": path}}
-                    for number, path in enumerate(pods.host_paths)
-                ),
             ],
             **(more or {}),
         },

@@ -1,5 +1,6 @@
 """RayJobs: submitted once, followed to their end, adopted by whoever comes again."""
 
+import datetime
 import signal
 import threading
 import time
@@ -16,11 +17,10 @@ from ...config import Pods
 from ...errors import Conflict, JobFailed, PlatformError, UserError
 from ...ports import JobSpec
 from .. import kubernetes
-from ..kubernetes import Kind, explained, follow, patiently
-from .build import API, SPEC_HASH, build, name_of
+from ..kubernetes import Objects, explained, patiently
+from .build import RAYJOB, SPEC_HASH, build, name_of
 from .reasons import Seen, failure, hopeless, state_of, waits_for, worth_another_try
 
-RAYJOB = Kind(*API)
 TICK_S = 3
 """Seconds between looks at a job's pods while nothing changes."""
 ATTEMPTS = 3
@@ -39,14 +39,12 @@ class RayJobs:
     def __init__(self, namespace: str, pods: Pods) -> None:
         self.namespace, self.pods = namespace, pods
         self._client = kubernetes.connect()
-        self._objects, self._core = client.CustomObjectsApi(self._client), client.CoreV1Api(self._client)
+        self._objects, self._core = Objects(self._client, namespace), client.CoreV1Api(self._client)
         self._submitted: dict[str, dict[str, Any]] = {}
 
     def submit(self, spec: JobSpec) -> None:
         name = name_of(spec)
-        # An owner must be in the same namespace: the garbage collector takes one that is elsewhere for dead.
-        owner = kubernetes.owner() if kubernetes.own_namespace() == self.namespace else None
-        wanted = build(spec, self.namespace, self.pods, owner)
+        wanted = build(spec, self.namespace, self.pods, kubernetes.owner(self._client, self.namespace))
         with explained(f"job {name} could not be submitted to {self.namespace}"):
             self._refuse_unknown(wanted)
             self._create(name, wanted)
@@ -59,34 +57,24 @@ class RayJobs:
             for attempt in range(1, ATTEMPTS + 1):
                 seen = self._to_its_end(job, on_line)
                 if state_of(seen.status) == "succeeded":
-                    self._delete(job, wait=False)  # its lines were handed on; a failed one stays to be looked at
+                    self._objects.delete(RAYJOB, job)  # its lines were handed on; a failed one stays to be looked at
                     return
                 if attempt == ATTEMPTS or not worth_another_try(seen.status):
                     raise failure(job, self.namespace, seen)
                 on_line(f"flywheel | job {job}: {seen.status['reason']}, which nobody is to blame for: another try")
-                self._delete(job)
+                self._delete_and_wait(job)
                 self._create(job, wanted)
 
     def cancel(self, name: str) -> None:
         wanted = self._submitted.get(name)
         if wanted:
             with explained(f"job {name} could not be deleted"):
-                self._delete(wanted["metadata"]["name"], wait=False)
+                self._objects.delete(RAYJOB, wanted["metadata"]["name"])
 
     def _create(self, name: str, wanted: dict[str, Any]) -> None:
         """Create the object or adopt the one that is there; one that ended badly makes room for a new start."""
-        while True:
-            try:
-                patiently(
-                    lambda: self._objects.create_namespaced_custom_object(
-                        *RAYJOB[:2], self.namespace, RAYJOB.plural, wanted
-                    )
-                )
-                return
-            except client.ApiException as error:
-                if error.status != 409:
-                    raise
-            found = self._get(name)
+        while not self._objects.create(RAYJOB, wanted):
+            found = self._objects.get(RAYJOB, name)
             if found is None or found["metadata"].get("deletionTimestamp"):
                 time.sleep(0.2)
                 continue
@@ -99,40 +87,20 @@ class RayJobs:
                 )
             if state_of(found.get("status", {})) != "failed":
                 return
-            self._delete(name)
+            self._delete_and_wait(name)
 
-    def _get(self, name: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = patiently(
-                lambda: self._objects.get_namespaced_custom_object(*RAYJOB[:2], self.namespace, RAYJOB.plural, name)
-            )
-        except client.ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-        return found
-
-    def _delete(self, name: str, wait: bool = True) -> None:
-        try:
-            patiently(
-                lambda: self._objects.delete_namespaced_custom_object(
-                    *RAYJOB[:2], self.namespace, RAYJOB.plural, name, propagation_policy="Background"
-                )
-            )
-        except client.ApiException as error:
-            if error.status != 404:
-                raise
-        if wait:
-            for found in follow(self._objects, RAYJOB, self.namespace, name, TICK_S):
-                if found is None:
-                    return
+    def _delete_and_wait(self, name: str) -> None:
+        self._objects.delete(RAYJOB, name)
+        for found in self._objects.follow(RAYJOB, name, TICK_S):
+            if found is None:
+                return
 
     def _refuse_unknown(self, wanted: dict[str, Any]) -> None:
         """The installed KubeRay may be older than a setting, and the API server would drop it in silence."""
         name = f"{RAYJOB.plural}.{RAYJOB.group}"
         try:
             definition = patiently(
-                lambda: self._objects.get_cluster_custom_object(
+                lambda: self._objects.api.get_cluster_custom_object(
                     "apiextensions.k8s.io", "v1", "customresourcedefinitions", name
                 )
             )
@@ -162,27 +130,27 @@ class RayJobs:
         log = _Log(self._core, self.namespace, name, heard)
         told, since = "", time.monotonic()
         try:
-            for found in follow(self._objects, RAYJOB, self.namespace, name, TICK_S):
+            for found in self._objects.follow(RAYJOB, name, TICK_S):
                 if found is None:
                     raise JobFailed(f"RayJob {name} was deleted while it was at work.", "run the same command again")
                 status = found.get("status", {})
                 state = state_of(status)
                 if state in ("succeeded", "failed"):
                     log.finish()
-                    return self._seen(name, status, lines)
+                    return self._seen(name, status, lines) if state == "failed" else Seen(status)
                 if state == "running":
                     log.start()
                     continue
                 seen = self._seen(name, status, lines)
                 if never := hopeless(name, self.namespace, seen):
-                    self._delete(name, wait=False)
+                    self._objects.delete(RAYJOB, name)
                     raise never
                 reason = waits_for(seen)
                 if reason and reason != told:
                     on_line(f"flywheel | job {name} waits for {reason}")
                 told = reason
                 if reason and self.pods.wait_s and time.monotonic() - since > self.pods.wait_s:
-                    self._delete(name, wait=False)
+                    self._objects.delete(RAYJOB, name)
                     raise PlatformError(
                         f"job {name} waited for {self.pods.wait_s:g} s for {reason}",
                         "give the cluster such nodes, ask for less, or raise pods.wait_s (0 is without end)",
@@ -237,11 +205,11 @@ class _Log:
             over = self._over.is_set()
             try:
                 self._read()
+                if over:
+                    return
             except (client.ApiException, urllib3.exceptions.HTTPError):
-                over = over and self._ended.is_set()
-            if over:
-                return
-            self._over.wait(0.5)
+                pass  # taken up again below
+            (self._ended if over else self._over).wait(0.5)
 
     def _read(self) -> None:
         pods = self._core.list_namespaced_pod(self._namespace, label_selector=f"job-name={self._name}").items
@@ -267,8 +235,6 @@ class _Log:
     def _since(self) -> dict[str, int]:
         if not self._last:
             return {}
-        import datetime
-
         last = datetime.datetime.fromisoformat(self._last[:19] + "+00:00").timestamp()
         return {"since_seconds": max(int(time.time() - last) + 2, 1)}
 
