@@ -10,29 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
-from kfp_flywheel.components.runtime.artifacts import Lineage, Release
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt
-from kfp_flywheel.components.runtime.ports import EndpointState, Observed, Served, Serving
+from kfp_flywheel.components.runtime.ports import Observed, Serving
+
+from tests.releases import release, stable
 
 Open = Callable[[], Serving]
-
-
-def release(version: str) -> Release:
-    return Release(
-        id=f"release-{version}",
-        lineage=Lineage(code="c", image="i", run="r"),
-        model="detector",
-        version=version,
-        package="p",
-        package_uri="file:///nowhere/p",
-        dataset="d",
-        report="e",
-    )
-
-
-def stable(state: EndpointState, version: str) -> EndpointState:
-    served = {f"v{version}": Served(release=release(version), weight=100)}
-    return state.but(stable=f"v{version}", versions=served, since=1.0, by="me")
 
 
 @pytest.fixture(params=["local"])

@@ -7,35 +7,17 @@ import pytest
 from kfp_flywheel.components.runtime.adapters.kserve.build import ROUTE, RUNTIME, SERVICE, service
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.kubernetes import explained
-from kfp_flywheel.components.runtime.artifacts import Lineage, Release
 from kfp_flywheel.components.runtime.config import Platform, Pods
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt, UserError
-from kfp_flywheel.components.runtime.ports import EndpointState, Served
+from kfp_flywheel.components.runtime.ports import Served
 from kubernetes import client
 
+from tests.releases import release, stable
 from tests.training import wait_for
 
 from .control import GATEWAY
 
 IMAGE = "127.0.0.1:5000/serve@sha256:" + "0" * 64
-
-
-def release(version: str, package: str = "p") -> Release:
-    return Release(
-        id=f"r{version}",
-        lineage=Lineage(code="c", image="i", run="r"),
-        model="detector",
-        version=version,
-        package=package,
-        package_uri=f"s3://bucket/artifacts/{package}.json",
-        dataset="d",
-        report="e",
-    )
-
-
-def stable(state: EndpointState, version: str, package: str = "p") -> EndpointState:
-    versions = {f"v{version}": Served(release=release(version, package), weight=100)}
-    return state.but(stable=f"v{version}", versions=versions, since=1.0, by="me", reason="so")
 
 
 class There:
@@ -135,7 +117,7 @@ def test_another_package_under_the_same_version_is_refused(there: There) -> None
 
 def test_a_route_that_is_not_ours_is_left_alone(there: There) -> None:
     foreign = {
-        "apiVersion": "/".join(ROUTE[:2]),
+        "apiVersion": ROUTE.api_version,
         "kind": "HTTPRoute",
         "metadata": {"name": "detector"},
         "spec": {"parentRefs": [{"name": "somewhere"}]},

@@ -1,7 +1,6 @@
 """Which version gets a request, what follows from a wanted state, and what clients see when a version is gone."""
 
 import asyncio
-import socket
 from collections import Counter
 
 import aiohttp
@@ -11,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp_flywheel.components.serving.gateway import Backend, Gateway, Route
 from kfp_flywheel.components.serving.reconciler import Key, plan
+
+from tests.servers import free_port
 
 KEYS: list[Key] = [("v1", "a"), ("v2", "b"), ("v2", "c"), ("v3", "d")]
 wanted_states = st.dictionaries(st.sampled_from(KEYS), st.integers(0, 100))
@@ -73,9 +74,7 @@ def test_a_version_that_is_left_out_is_never_picked(roll: float, weights: list[i
 
 
 def dead_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 async def talk(dead_is_stable: bool, requests: int) -> tuple[Counter[tuple[int, str]], str]:

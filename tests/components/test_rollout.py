@@ -23,23 +23,11 @@ from kfp_flywheel.components.runtime.wiring import World, connect
 from kfp_flywheel.components.serving.client import infer
 from kfp_flywheel.components.serving.serve import serving
 
+from tests.releases import release
 from tests.tiny import tiny_images, tiny_release
 
 LINEAGE = Lineage(code="c", image="i", run="r")
 URL = "http://127.0.0.1:1"
-
-
-def release(version: str) -> Release:
-    return Release(
-        id=f"release-{version}",
-        lineage=LINEAGE,
-        model="detector",
-        version=version,
-        package="p",
-        package_uri="p",
-        dataset="data",
-        report="report",
-    )
 
 
 def rolling(

@@ -32,6 +32,7 @@ from kfp_flywheel.components.train.stage import check, parent_of
 from kfp_flywheel.components.train.tracking import JOB_TAG, Tracker
 
 from tests.blocks import package as block_package
+from tests.servers import free_port
 from tests.training import LINEAGE, SMALL, below, dataset_of, prepare, step, wait_for
 
 EPOCHS = 6
@@ -226,9 +227,7 @@ def test_two_ray_workers_end_as_they_do_undisturbed(digits: Path, tmp_path: Path
 
 @pytest.mark.parametrize("together", [True, False])
 def test_two_workers_train_one_model_on_half_of_the_images_each(digits: Path, tmp_path: Path, together: bool) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     data = tmp_path / "data" / "data.yaml"
     data.parent.mkdir()
     data.write_text(digits.read_text().replace("path: .", f"path: {digits.parent}"))
