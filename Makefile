@@ -3,18 +3,17 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test faults lint format bench bench-local compile cluster cluster-down lock clean
+.PHONY: help setup demo test faults lint format bench bench-local images compile cluster cluster-down lock clean
 
 help:  ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 16
 
 setup: $(READY)  ## Make .venv with exactly the locked versions
 
-$(READY): requirements.lock pyproject.toml setup.py
+$(READY): requirements.lock images/build.lock pyproject.toml setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on the PATH; next: install Python 3.11, or make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r images/build.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q components pipelines
@@ -46,6 +45,9 @@ bench: bench-local  ## Measure everything
 bench-local: $(READY)  ## Measure this machine's flywheel; writes build/bench/local.json
 	$(BIN)/python -m tests.bench.local
 
+images: $(READY)  ## Build the images; REGISTRY=HOST/PATH pushes them and writes build/images.yaml
+	$(BIN)/python images/build.py $(if $(REGISTRY),--registry $(REGISTRY)) $(ARGS)
+
 compile: $(READY)  ## Compile every pipeline and component into build/compiled
 	$(BIN)/flywheel compile
 
@@ -55,9 +57,13 @@ cluster: $(READY)  ## Bring up a real Kubernetes with KubeRay and KServe on this
 cluster-down: $(READY)  ## End it, and drop its state
 	$(BIN)/python -m tests.cluster down --wipe
 
-lock: $(READY)  ## Resolve pyproject.toml into requirements.lock anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes \
-		--no-annotate --no-header --all-extras pyproject.toml -o requirements.lock
+LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate --no-header
+OF_IMAGE := $(LOCK) --python-platform x86_64-manylinux_2_28 -c requirements.lock
+
+lock: $(READY)  ## Resolve pyproject.toml anew: requirements.lock, and its part for each image
+	$(LOCK) --universal --all-extras pyproject.toml -o requirements.lock
+	printf '%s\n' setuptools uv | $(OF_IMAGE) - -o images/build.lock
+	for profile in steps train serve; do $(OF_IMAGE) --extra $$profile pyproject.toml -o images/$$profile/requirements.lock || exit; done
 
 clean:  ## Remove all that was made here, .venv too
 	rm -rf .venv .flywheel build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

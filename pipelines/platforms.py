@@ -26,5 +26,13 @@ def read_yaml(file: Path, what: str) -> dict[str, object]:
 
 
 def read_platform(root: Path, file: Path | None) -> Platform:
-    """The platform of a file, or everything in one folder of this machine."""
-    return Platform.of(**read_yaml(file, "platform file")) if file else Platform.local(root)
+    """The platform of a file, or everything in one folder of this machine.
+
+    `images` may name the file of digests that `make images` wrote, relative to the platform file.
+    """
+    if not file:
+        return Platform.local(root)
+    given = read_yaml(file, "platform file")
+    if isinstance(lock := given.get("images"), str):
+        given["images"] = read_yaml(file.parent / lock, "images")
+    return Platform.of(**given)

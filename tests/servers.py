@@ -24,12 +24,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3() -> Iterator[str]:
+def s3(host: str = "127.0.0.1") -> Iterator[str]:
     """An S3 server with a bucket, to which boto3 is directed meanwhile; gives its URL."""
     import boto3
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server = ThreadedMotoServer(host, 0, verbose=False)
     server.start()
     url = "http://{}:{}".format(*server.get_host_and_port())
     with pytest.MonkeyPatch.context() as patch:

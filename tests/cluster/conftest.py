@@ -1,21 +1,27 @@
 """One cluster for a whole test run, a namespace for each test; nothing is left of either."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kfp_flywheel.components.runtime.adapters.kubernetes import connect
+from kfp_flywheel.components.runtime.config import Platform
 from kubernetes import client
 
-from .control import ControlPlane
+from tests import servers
+
+from . import images
+from .control import GATEWAY, NODE_IP, ControlPlane
 from .node import Node
 from .places import Places
 from .processes import wait
 
 HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up on this machine (Linux, Go, root for pods), or give KUBECONFIG"
 OWN = os.environ.get("FLYWHEEL_CLUSTER") == "1"
+REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,3 +73,59 @@ def namespace(cluster: client.ApiClient) -> Iterator[str]:
     wait("a service account", lambda: bool(core.list_namespaced_service_account(name).items), 30)
     yield name
     core.delete_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def node(plane: ControlPlane) -> Node:
+    """A node for real pods."""
+    if os.geteuid() != 0:
+        pytest.skip("pods need root")
+    node = Node(plane)
+    node.up()
+    return node
+
+
+@pytest.fixture(scope="session")
+def train_image(node: Node) -> str:
+    """An image whose packages are this environment's, mounted: with torch in it, one takes too long to build."""
+    path = f"{ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin"
+    return images.mounted(node.places, {"PATH": path, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+@pytest.fixture(scope="session")
+def serve_image(node: Node) -> str:
+    """The real one."""
+    return images.built(node.places, "serve")
+
+
+@pytest.fixture(scope="session")
+def bucket(node: Node) -> Iterator[str]:
+    """URL of an S3 server that pods reach, with a bucket."""
+    with servers.s3(NODE_IP) as url:
+        yield url
+
+
+@pytest.fixture
+def platform(namespace: str, bucket: str, train_image: str) -> Platform:
+    """A platform on the cluster, with a store and a namespace of its own."""
+    secret = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+    client.CoreV1Api(connect()).create_namespaced_secret(
+        namespace, {"metadata": {"name": "store"}, "stringData": secret}
+    )
+    return Platform.of(
+        store=f"s3://{servers.BUCKET}/{namespace}",
+        jobs=f"rayjob://{namespace}",
+        serving=f"kserve://{namespace}",
+        tracking="sqlite://",
+        images={"train": train_image},
+        gateway={"address": f"http://{GATEWAY}"},
+        pods={
+            "env": {"AWS_ENDPOINT_URL": bucket, "AWS_DEFAULT_REGION": "us-east-1"},
+            "secrets": ["store"],
+            "host_paths": sorted({str(REPO), str(ENVIRONMENT), sys.base_prefix}),
+            "head_memory": "2Gi",
+            "worker_memory": "2Gi",
+            "shared_memory": "256Mi",
+            "wait_s": 60,
+        },
+    )

@@ -1,21 +1,26 @@
-"""Base images made on this machine, where no registry of images is reached: Debian with this machine's Python 3.11, and
-the pause image. For tests only: the base trusts what this machine trusts."""
+"""Images made on this machine, where no registry of images may be reached: a base of Debian with this machine's Python
+3.11, the pause image, and the project's own ones. For tests only: the base trusts what this machine trusts."""
 
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import yaml
 
 from . import programs
 from .places import Places
 
 BASE, PAUSE = "docker.io/library/python:3.11-slim", "registry.k8s.io/pause:3.10"
+REGISTRY = "127.0.0.1:5000"
 DEBIAN = "bookworm"
+REPO = Path(__file__).parents[2]
 # What CPython's own extensions are linked to; KubeRay's probes call wget.
 INCLUDED = (
     "ca-certificates wget libssl3 libffi8 libsqlite3-0 libreadline8 libbz2-1.0 liblzma5 libncursesw6 "
@@ -55,6 +60,41 @@ def base(places: Places, say: Callable[[str], None]) -> Path:
     return archive
 
 
+def built(places: Places, profile: str) -> str:
+    """Build one of images/, push it to the cluster's registry, and give its name with the digest."""
+    lock = places.run / f"{profile}.yaml"
+    how = (f"--registry={REGISTRY}", f"--lock={lock}", "--builder=buildah")
+    _run(places, sys.executable, "images/build.py", profile, *how)
+    return str(yaml.safe_load(lock.read_text())[profile])
+
+
+def mounted(places: Places, env: Mapping[str, str]) -> str:
+    """Push an image with nothing but the base and an environment, whose files pods find on their host."""
+    name, digest, folder = f"{REGISTRY}/mounted", places.run / "digest", places.run / "mounted"
+    folder.mkdir(exist_ok=True)
+    lines = [f"FROM {BASE}", *(f'ENV {key}="{value}"' for key, value in env.items()), "USER 1000:1000"]
+    (folder / "Dockerfile").write_text("\n".join(lines))
+    _run(places, "buildah", "build", "--layers", "--tag", name, str(folder))
+    _run(places, "buildah", "push", "--tls-verify=false", "--digestfile", str(digest), name)
+    return f"{name}@{digest.read_text().strip()}"
+
+
+def _run(places: Places, *command: str) -> None:
+    """Run a builder of images, with a storage of its own that knows the base."""
+    storage = places.run / "storage.conf"
+    root, run = places.images / "buildah", places.run / "buildah"
+    storage.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{root}"\nrunroot = "{run}"\n')
+    env = os.environ | {"CONTAINERS_STORAGE_CONF": str(storage)}
+
+    def call(*command: str) -> None:
+        done = subprocess.run(command, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command[:4])} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+
+    call("buildah", "pull", "--quiet", f"docker-archive:{base(places, print)}")
+    call(*command)
+
+
 def _pause(places: Places, say: Callable[[str], None]) -> Path:
     archive, root = places.images / "pause.tar", places.images / "pause"
     root.mkdir(exist_ok=True)
@@ -85,12 +125,14 @@ def _pack(archive: Path, name: str, root: Path, config: dict[str, object]) -> No
     subprocess.run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(layer), "."], check=True)
     with layer.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    made = "2026-01-01T00:00:00Z"  # of any time, but always the same: builders compare it before they reuse a layer
     image = {
+        "created": made,
         "architecture": "amd64",
         "os": "linux",
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-        "history": [{"created_by": "kfp-flywheel's tests"}],
+        "history": [{"created": made, "created_by": "kfp-flywheel's tests"}],
     }
     described = json.dumps(image).encode()
     file_name = f"{hashlib.sha256(described).hexdigest()}.json"

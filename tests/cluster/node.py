@@ -1,5 +1,7 @@
-"""A node that runs real pods on this machine: containerd, kubelet, kube-proxy, CoreDNS. Needs root and Debian's
-containerd, containernetworking-plugins, iptables, conntrack, socat, ebtables, ethtool and debootstrap."""
+"""A node that runs real pods on this machine: containerd, kubelet, kube-proxy, CoreDNS, and a registry of images.
+
+Needs root and PACKAGES of Debian's.
+"""
 
 import json
 import os
@@ -14,8 +16,14 @@ from . import images, programs
 from .control import NODE, NODE_IP, PODS, ControlPlane
 from .processes import answers, wait
 
-PACKAGES = "containerd containernetworking-plugins iptables conntrack socat ebtables ethtool debootstrap iproute2"
-NEEDED = ("containerd", "ctr", "runc", "iptables", "conntrack", "socat", "ebtables", "ethtool", "debootstrap")
+NEEDED = (
+    *("containerd", "ctr", "runc", "iptables", "conntrack", "socat", "ebtables", "ethtool"),
+    *("debootstrap", "docker-registry", "buildah"),
+)
+PACKAGES = (
+    "containerd containernetworking-plugins iptables conntrack socat ebtables ethtool debootstrap docker-registry "
+    "buildah iproute2"
+)
 
 
 class Node:
@@ -37,6 +45,7 @@ class Node:
             raise RuntimeError(f"{', '.join(missing)} not found; next: apt-get install -y {PACKAGES}")
         subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
         self._containerd()
+        self._registry()
         images.load(self.places, self.ctr, self.plane.say)
         self._dns()
         self._kubelet()
@@ -54,7 +63,8 @@ class Node:
         if self.processes.find("containerd"):
             for task in self.ctr("tasks", "ls", "-q").split():
                 self.ctr("tasks", "rm", "-f", task)
-        self.processes.stop("containerd")
+        for name in ("containerd", "registry"):
+            self.processes.stop(name)
         if os.geteuid() == 0:
             subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
             _remove_rules()
@@ -120,6 +130,21 @@ oom_score = 0
 
     def _containerd_answers(self) -> bool:
         return subprocess.run(["ctr", "-a", str(self.socket), "version"], capture_output=True).returncode == 0
+
+    def _registry(self) -> None:
+        config = self.places.run / "registry.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "version": 0.1,
+                    "log": {"level": "warn", "accesslog": {"disabled": True}},
+                    "storage": {"filesystem": {"rootdirectory": str(self.places.images / "registry")}},
+                    "http": {"addr": images.REGISTRY},
+                }
+            )
+        )
+        self.processes.start("registry", "docker-registry", "serve", config)
+        self.plane.ready("registry", lambda: answers(f"http://{images.REGISTRY}/v2/"), 30)
 
     def _dns(self) -> None:
         corefile = self.places.run / "Corefile"

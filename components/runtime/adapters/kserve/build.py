@@ -78,6 +78,8 @@ def service(
                 "modelFormat": {"name": FORMAT},
                 "runtime": runtime_name,
                 "protocolVersion": "v2",
+                # The server fetches its package itself. Without this, KServe adds the agent of multi-model servers.
+                "storage": {},
                 "env": variables(given),
                 # The default looks at the port only, which is open before the golden outputs are reproduced.
                 "readinessProbe": probe | {"failureThreshold": 3},
