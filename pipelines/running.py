@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,13 +104,14 @@ def run(parameters: dict[str, object], platform: Platform, root: Path, port: int
     Args:
         parameters: Checked ones, all of them.
         root: Receives the run's log, `runs/<time>.log`.
-        port: Of the endpoint, if nobody serves this platform yet.
+        port: Of the endpoint, if it is served on this machine and nobody does so yet.
     """
     from ..components.serving.serve import serving
 
     log = root / "runs" / time.strftime("%Y%m%d-%H%M%S.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with serving(platform, port), _shown(quiet) as progress:
+    served_here = platform.serving.startswith("local://")
+    with serving(platform, port) if served_here else nullcontext(), _shown(quiet) as progress:
         ended = local.run("flywheel", parameters, platform, log, progress.line)
     outcome = _last_word(ended, platform)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)

@@ -1,8 +1,10 @@
-"""Object stores on this machine that speak what the clouds' do: moto's S3, and fake-gcs-server."""
+"""Servers on this machine: object stores that speak what the clouds' do (moto's S3, fake-gcs-server), and MLflow."""
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,10 @@ from tests.cluster.processes import answers, wait
 BUCKET = "flywheel-tests"
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port on which nobody listens."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
@@ -65,3 +67,20 @@ def gcs(folder: Path) -> Iterator[str]:
             yield url
         finally:
             server.kill()
+
+
+@contextmanager
+def mlflow(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """An MLflow server; gives its URL."""
+    port = free_port(host)
+    command = [sys.executable, "-m", "mlflow", "server", f"--host={host}", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--allowed-hosts={host}:{port}"]
+    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "mlflow.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait("MLflow", lambda: answers(f"http://{host}:{port}/health"), 120)
+        yield f"http://{host}:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -11,7 +11,7 @@ def ingest(batch: dsl.Output[dsl.Dataset], source: str, platform: str = "", run_
 
     Args:
         batch: Receives the RawBatch: what was read, by content.
-        source: The data.yaml or its folder, as a path or file:///path.
+        source: The data.yaml or its folder: a path, file:///path, s3://bucket/folder or gs://bucket/folder.
         platform: The platform's URIs as JSON; `flywheel compile` fills it in.
         run_id: Groups the records of one run.
     """

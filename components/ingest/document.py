@@ -45,8 +45,8 @@ def local_path(uri: str) -> Path:
         return Path(uri).expanduser()
     if parts[1].lower() != "file" or parts[2] not in ("", "localhost") or not parts[3]:
         raise UserError(
-            f"source is {uri}, and ingest reads a path or file:///path only.",
-            "copy the data set to this machine and give its data.yaml",
+            f"source is {uri}, and ingest reads a path, file:///path, s3://bucket/folder or gs://bucket/folder only.",
+            "copy the data set to one of them and give its data.yaml",
         )
     return Path(unquote(parts[3]))
 

@@ -17,6 +17,7 @@ from ..runtime.ports import Store
 from ..runtime.records import to_lines
 from ..runtime.step import say, step
 from .listing import Found, Listing, listing
+from .remote import near
 
 MAX_LABEL = 1 << 20
 """Bytes of a label file that are read; validate refuses what is longer."""
@@ -39,16 +40,17 @@ def run(batch: str, source: str, platform: str, run_id: str) -> None:
     """Read a source and write its RawBatch to the path `batch`."""
     with step("ingest", platform, run_id) as here:
         config = Ingest.of(source=source)
-        listed = listing(config.source)
-        say(f"ingest: {len(listed.found)} images are listed in {config.source}")
-        seen = list(each(look, listed.found, "ingest: hashed"))
-        mark = watermark(listed, seen)
-        made = here.reuse(
-            RawBatch,
-            config,
-            (mark,),
-            lambda: collect(here.store, config.source, listed.names, seen, mark, here.lineage()),
-        )
+        with near(config.source) as there:
+            listed = listing(there)
+            say(f"ingest: {len(listed.found)} images are listed in {config.source}")
+            seen = list(each(look, listed.found, "ingest: hashed"))
+            mark = watermark(listed, seen)
+            made = here.reuse(
+                RawBatch,
+                config,
+                (mark,),
+                lambda: collect(here.store, config.source, listed.names, seen, mark, here.lineage()),
+            )
         made.write(batch)
         here.sentence = describe(listed, seen)
 

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 from kfp_flywheel.components.ingest.listing import Listing, listing
 from kfp_flywheel.components.ingest.stage import MAX_LABEL, collect, look, run, watermark
@@ -16,6 +18,7 @@ from kfp_flywheel.components.runtime.step import run_records
 from kfp_flywheel.components.runtime.wiring import World
 
 from tests.folders import BOX, DOCUMENT, jpeg, pair, small, write
+from tests.servers import BUCKET, s3
 
 
 def seen(found: Listing) -> dict[str, tuple[str | None, bool]]:
@@ -28,6 +31,14 @@ def batch(world: World, source: Path) -> RawBatch:
     looked = [look(one) for one in found.found]
     lineage = Lineage(code="test", image="local", run="test")
     return collect(world.store, str(source), found.names, looked, watermark(found, looked), lineage)
+
+
+def upload(folder: Path, prefix: str) -> None:
+    """As `aws s3 sync` does it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            key = str(Path(prefix, path.relative_to(folder)))
+            boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
 
 
 def test_a_folder_its_document_and_its_file_uri_are_the_same_source(tmp_path: Path) -> None:
@@ -159,9 +170,8 @@ def test_a_wrong_document_is_named_before_anything_is_read(tmp_path: Path, docum
     ("source", "told"),
     [
         ("/no/such/folder", "source /no/such/folder does not exist"),
-        ("s3://bucket/data.yaml", "ingest reads a path or file:///path only"),
-        ("https://example.org/data.yaml", "ingest reads a path or file:///path only"),
-        ("file://other-host/data", "ingest reads a path or file:///path only"),
+        ("https://example.org/data.yaml", "ingest reads a path, file:///path, s3://bucket/folder or gs"),
+        ("file://other-host/data", "ingest reads a path, file:///path, s3://bucket/folder or gs"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(source: str, told: str) -> None:
@@ -211,6 +221,43 @@ def test_the_same_folder_elsewhere_is_the_same_batch(world: World, tmp_path: Pat
     os.utime(there / "images/train/00.jpg", (1, 1))
     one, other = batch(world, here), batch(world, there)
     assert (one.id, one.watermark, one.index) == (other.id, other.watermark, other.index)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    with s3():
+        yield f"s3://{BUCKET}"
+
+
+@pytest.mark.parametrize("document", ["", "/", "/data.yaml"])
+def test_a_data_set_in_an_object_store_is_the_same_batch(
+    platform: Platform, world: World, tmp_path: Path, bucket: str, document: str
+) -> None:
+    here = write(tmp_path / "here", small())
+    upload(here, "pets")
+    run(str(tmp_path / "one"), str(here), platform.line(), "run-1")
+    run(str(tmp_path / "other"), f"{bucket}/pets{document}", platform.line(), "run-2")
+    one, other = (RawBatch.read(str(tmp_path / name)) for name in ("one", "other"))
+    assert (one.id, one.watermark, one.index) == (other.id, other.watermark, other.index)
+    assert other.source == f"{bucket}/pets{document}"
+
+
+def test_what_is_wrong_in_an_object_store_is_told_by_its_name_there(
+    platform: Platform, tmp_path: Path, bucket: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for source, told in ((f"{bucket}/none", f"{bucket}/none holds neither"), (bucket, f"{bucket}/data.yaml: nc is 3")):
+        with pytest.raises(SystemExit) as ended:
+            run(str(tmp_path / "one"), source, platform.line(), "run-1")
+        assert ended.value.code == 2
+        assert told in capfd.readouterr().out
+        upload(write(tmp_path / "here", small(), f"nc: 3\n{DOCUMENT}"), "")
+
+
+def test_an_object_named_like_a_way_out_is_refused(platform: Platform, tmp_path: Path, bucket: str) -> None:
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="pets/../../x.jpg", Body=b"x")
+    with pytest.raises(SystemExit) as ended:
+        run(str(tmp_path / "one"), f"{bucket}/pets", platform.line(), "run-1")
+    assert ended.value.code == 3
 
 
 @pytest.mark.parametrize("change", ["pixels", "label", "new", "gone", "renamed", "names", "split"])
@@ -299,8 +346,8 @@ def test_a_wrong_source_ends_the_step_with_its_reason(
     platform: Platform, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        run(str(tmp_path / "batch"), "s3://bucket/x", platform.line(), "wrong")
+        run(str(tmp_path / "batch"), "https://bucket/x", platform.line(), "wrong")
     assert end.value.code == 2
-    assert "source is s3://bucket/x" in capsys.readouterr().out.splitlines()[-1]
+    assert "source is https://bucket/x" in capsys.readouterr().out.splitlines()[-1]
     assert run_records(world.store, "wrong")[0].outcome == "failed"
     assert not (tmp_path / "batch").exists()
