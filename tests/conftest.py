@@ -6,6 +6,8 @@ import pytest
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.wiring import World, connect
 
+pytest_plugins = ["tests.cluster.fixtures"]
+
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
+from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt
 from kfp_flywheel.components.runtime.ports import Observed, Serving
 
@@ -18,10 +20,24 @@ from tests.releases import release, stable
 Open = Callable[[], Serving]
 
 
-@pytest.fixture(params=["local"])
+def kserve(namespace: str) -> Platform:
+    return Platform.of(
+        store="s3://bucket",
+        jobs=f"rayjob://{namespace}",
+        serving=f"kserve://{namespace}",
+        tracking="http://mlflow:5000",
+        images={"serve": f"127.0.0.1:5000/serve@sha256:{'0' * 64}"},
+        gateway={"address": "http://127.0.0.1:8000"},
+    )
+
+
+@pytest.fixture(params=["local", "kserve"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the adapter again and again, as every step of a run does."""
-    return {"local": lambda: LocalServing(f"local://{tmp_path}")}[request.param]
+    if request.param == "local":
+        return lambda: LocalServing(f"local://{tmp_path}")
+    platform = kserve(request.getfixturevalue("namespace"))
+    return lambda: KServe(platform)
 
 
 def test_an_endpoint_that_nobody_wrote_has_no_champion(opened: Open) -> None:
@@ -91,9 +107,9 @@ def raise_often(open_one: Open, times: int, start: threading.Barrier) -> int:
 def test_no_write_is_lost_among_threads(opened: Open) -> None:
     start = threading.Barrier(6)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda _: raise_often(opened, 10, start), range(6)))
+        list(pool.map(lambda _: raise_often(opened, 4, start), range(6)))
     final = opened().read("e")
-    assert (final.generation, final.stable) == (60, "v60")
+    assert (final.generation, final.stable) == (24, "v24")
 
 
 def _process(folder: str, times: int, barrier: threading.Barrier) -> None:
@@ -123,7 +139,7 @@ def test_a_reader_never_sees_half_a_state(opened: Open) -> None:
 
     reader = threading.Thread(target=look)
     reader.start()
-    raise_often(opened, 60, threading.Barrier(1))
+    raise_often(opened, 20, threading.Barrier(1))
     ended.set()
     reader.join()
     assert read == sorted(read)

@@ -61,9 +61,9 @@ def package_of(steps: list[dict[str, Any]], platform: Platform) -> ModelPackage:
 
 
 def test_the_same_pipeline_makes_the_same_detector_on_a_cluster(
-    platform: Platform, serve_image: str, tracking: str, shapes: Path, namespace: str, tmp_path: Path
+    cluster_platform: Platform, serve_image: str, tracking: str, shapes: Path, namespace: str, tmp_path: Path
 ) -> None:
-    there = platform.but(images=platform.images | {"serve": serve_image}, tracking=tracking)
+    there = cluster_platform.but(images=cluster_platform.images | {"serve": serve_image}, tracking=tracking)
     here = Platform.local(tmp_path / "local")
     for path in shapes.parent.rglob("*.*"):
         key = f"{namespace}/shapes/{path.relative_to(shapes.parent)}"

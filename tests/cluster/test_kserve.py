@@ -84,31 +84,6 @@ def test_the_next_version_takes_over_and_the_last_one_goes(there: There) -> None
     assert there.route("detector")["spec"]["rules"][0]["backendRefs"][0]["name"] == "detector-v2-predictor"
 
 
-def test_of_many_writers_one_wins_each_generation(there: There) -> None:
-    read, won = there.serving.read("detector"), []
-
-    def write(number: int) -> None:
-        try:
-            won.append(there.serving.write(stable(read, "1").but(by=f"writer-{number}")))
-        except Conflict:
-            return
-
-    threads = [threading.Thread(target=write, args=[number]) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    assert there.serving.read("detector") == won[0]
-
-
-def test_what_somebody_else_changed_is_not_overwritten(there: There) -> None:
-    first = there.serving.write(stable(there.serving.read("detector"), "1"))
-    there.serving.write(first.but(reason="changed"))
-    with pytest.raises(Conflict, match="generation 2, not 1"):
-        there.serving.write(first.but(reason="late"))
-
-
 def test_another_package_under_the_same_version_is_refused(there: There) -> None:
     first = there.serving.write(stable(there.serving.read("detector"), "1", "p"))
     with pytest.raises(Conflict, match=r"serves s3://bucket/artifacts/p\.json, not s3://bucket/artifacts/q\.json"):
@@ -132,8 +107,3 @@ def test_a_refusal_of_the_webhook_is_the_users_to_mend(there: There) -> None:
     made["spec"]["predictor"]["minReplicas"] = 5
     with pytest.raises(UserError, match=r"(?i)replicas"), explained("it"):
         there.objects.create_namespaced_custom_object(*SERVICE[:2], there.namespace, SERVICE[2], made)
-
-
-def test_a_platform_without_a_gateway_is_refused() -> None:
-    with pytest.raises(UserError, match="gateway"):
-        Platform.of(store="s3://b", jobs="local://", serving="kserve://team", tracking="http://m")

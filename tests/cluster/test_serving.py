@@ -15,8 +15,8 @@ from tests.tiny import tiny_images, tiny_release
 
 
 @pytest.fixture
-def world(platform: Platform, serve_image: str) -> World:
-    return connect(platform.but(images=platform.images | {"serve": serve_image}))
+def world(cluster_platform: Platform, serve_image: str) -> World:
+    return connect(cluster_platform.but(images=cluster_platform.images | {"serve": serve_image}))
 
 
 def serve(world: World, release: Release) -> None:

@@ -19,7 +19,7 @@ from .node import Node
 from .places import Places
 from .processes import wait
 
-HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up on this machine (Linux, Go, root for pods), or give KUBECONFIG"
+HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up on this machine (Linux, Go, root for pods); KUBECONFIG gives another"
 OWN = os.environ.get("FLYWHEEL_CLUSTER") == "1"
 REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 
@@ -27,9 +27,9 @@ REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if OWN or os.environ.get("KUBECONFIG"):
         return
-    here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        adapters = getattr(item, "callspec", None) and item.callspec.params.values()  # type: ignore[attr-defined]
+        if "cluster" in item.fixturenames or "plane" in item.fixturenames or {"kserve", "rayjob"} & {*(adapters or ())}:
             item.add_marker(pytest.mark.skip(reason=HOW))
 
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def plane() -> Iterator[ControlPlane]:
     """The control plane of this machine's own cluster; what was up before stays up."""
     if not OWN:
-        pytest.skip("needs a cluster whose processes can be killed: FLYWHEEL_CLUSTER=1")
+        pytest.skip(HOW)
     plane = ControlPlane(Places.usual(), print)
     found = plane.processes.find("kube-apiserver") is not None
 
@@ -60,7 +60,7 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> client.ApiClient:
     """The API of the cluster that there is."""
-    if OWN:
+    if not os.environ.get("KUBECONFIG"):
         request.getfixturevalue("plane")
     return connect()
 
@@ -106,7 +106,7 @@ def bucket(node: Node) -> Iterator[str]:
 
 
 @pytest.fixture
-def platform(namespace: str, bucket: str, train_image: str) -> Platform:
+def cluster_platform(namespace: str, bucket: str, train_image: str) -> Platform:
     """A platform on the cluster, with a store and a namespace of its own."""
     secret = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
     client.CoreV1Api(connect()).create_namespaced_secret(
