@@ -25,25 +25,45 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def s3(host: str = "127.0.0.1") -> Iterator[str]:
-    """An S3 server with a bucket, to which boto3 is directed meanwhile; gives its URL."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+class S3:
+    """moto's server, with a bucket; what it holds stays while it is away."""
 
-    server = ThreadedMotoServer(host, 0, verbose=False)
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.url = f"http://{host}:{port}"
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self.server = ThreadedMotoServer(self.host, self.port, verbose=False)
+        self.server.start()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self.server.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+
+@contextmanager
+def s3(host: str = "127.0.0.1") -> Iterator[S3]:
+    """An S3 server with a bucket, to which boto3 is directed meanwhile."""
+    import boto3
+
+    server = S3(host, free_port(host))
     server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
         patch.setenv("AWS_ACCESS_KEY_ID", "tests")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         try:
-            yield url
+            yield server
         finally:
-            server.stop()
+            server.server.stop()
 
 
 def gcs_program() -> Path:

@@ -65,9 +65,10 @@ def dataset_of(store: Store, document: Path) -> DatasetVersion:
     )
 
 
-def prepare(folder: Path, document: Path) -> Platform:
-    """A platform in a folder, with the manifests that the train stage takes."""
-    platform = Platform.local(folder)
+def prepare(folder: Path, document: Path, platform: Platform | None = None) -> Platform:
+    """A platform, in the folder unless one is given; and in the folder the manifests that the train stage takes."""
+    platform = platform or Platform.local(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     dataset_of(connect(platform).store, document).write(folder / "dataset.json")
     Resolution(id="none", lineage=LINEAGE, endpoint="detector", champion=None, config="test").write(
         folder / "champion.json"
@@ -75,12 +76,12 @@ def prepare(folder: Path, document: Path) -> Platform:
     return platform
 
 
-def step(folder: Path, run_id: str = "test", **config: object) -> None:
+def step(folder: Path, run_id: str = "test", platform: Platform | None = None, **config: object) -> None:
     """Run the stage in this process."""
     from kfp_flywheel.components.train.stage import run
 
     paths = [str(folder / f"{name}.json") for name in ("dataset", "champion", "package")]
-    run(*paths, Platform.local(folder).line(), run_id, **{**SMALL, **config})
+    run(*paths, (platform or Platform.local(folder)).line(), run_id, **{**SMALL, **config})
 
 
 def below(pid: int, named: str = "") -> list[psutil.Process]:

@@ -16,7 +16,23 @@ def main(what: str) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print(f"pids {child.pid}", flush=True)
         time.sleep(600)
+    if what == "count":
+        for number in range(80):
+            print(f"line {number}", flush=True)
+            time.sleep(0.25)
+    if what == "eat":
+        import ray
+
+        ray.init()
+        ray.get(ray.remote(max_retries=0, num_cpus=1)(_eat).remote())
     print("done", flush=True)
+
+
+def _eat() -> None:
+    eaten = []
+    while True:
+        eaten.append(bytearray(b"x") * (32 << 20))
+        time.sleep(0.1)  # slower than Ray looks, or the kernel is first, and says less
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ LARGE = os.urandom(1000) * 40_000  # 40 MB: three parts
 @pytest.fixture(scope="module")
 def disturbed() -> Iterator[faulty.Faulty]:
     """S3 behind something that fails as it is told to."""
-    with servers.s3() as url, faulty.in_front_of(url) as front, pytest.MonkeyPatch.context() as patch:
+    with servers.s3() as server, faulty.in_front_of(server.url) as front, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", front.url)
         yield front
 

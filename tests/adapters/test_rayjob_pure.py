@@ -174,10 +174,17 @@ def test_a_refusal_that_is_said_in_an_event_alone_is_heard() -> None:
     assert "refused by KubeRay: no" in str(error)
 
 
+def test_a_long_exception_is_told_by_its_first_line() -> None:
+    lines = ("ValueError: an old one", "ray.exceptions.OutOfMemoryError: killed", *(f"tip {n}" for n in range(30)))
+    told = str(failure("train-1", "team", Seen({"reason": "AppFailed"}, lines=lines))).splitlines()
+    assert told[1:4] == ["ray.exceptions.OutOfMemoryError: killed", "Its last lines:", "tip 10"]
+
+
 def test_an_image_that_cannot_be_pulled_is_not_waited_for() -> None:
-    failed = {"involvedObject": {"name": "worker-1"}, "reason": "Failed", "message": "Error: not found in registry"}
+    messages = ("Failed to pull image: not found in registry", "Error: ErrImagePull", "Error: ImagePullBackOff")
+    events = [{"involvedObject": {"name": "worker-1"}, "reason": "Failed", "message": text} for text in messages]
     waiting = pod(state={"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}})
-    error = hopeless("train-1", "team", Seen({}, [waiting], [failed]))
+    error = hopeless("train-1", "team", Seen({}, [waiting], events))
     assert isinstance(error, PlatformError)
     assert "not found in registry" in str(error)
     assert hopeless("train-1", "team", Seen({}, [pod(state={"waiting": {"reason": "ContainerCreating"}})])) is None

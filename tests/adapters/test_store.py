@@ -24,8 +24,8 @@ from tests import servers
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    with servers.s3() as url:
-        yield url
+    with servers.s3() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")

@@ -99,14 +99,21 @@ def serve_image(node: Node) -> str:
 
 
 @pytest.fixture(scope="session")
-def bucket(node: Node) -> Iterator[str]:
-    """URL of an S3 server that pods reach, with a bucket."""
-    with servers.s3(NODE_IP) as url:
+def s3(node: Node) -> Iterator[servers.S3]:
+    """An S3 server that pods reach, with a bucket."""
+    with servers.s3(NODE_IP) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tracking(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an MLflow that pods reach."""
+    with servers.mlflow(tmp_path_factory.mktemp("mlflow"), NODE_IP) as url:
         yield url
 
 
 @pytest.fixture
-def cluster_platform(namespace: str, bucket: str, train_image: str) -> Platform:
+def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platform:
     """A platform on the cluster, with a store and a namespace of its own."""
     secret = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
     client.CoreV1Api(connect()).create_namespaced_secret(
@@ -120,12 +127,12 @@ def cluster_platform(namespace: str, bucket: str, train_image: str) -> Platform:
         images={"train": train_image},
         gateway={"address": f"http://{GATEWAY}"},
         pods={
-            "env": {"AWS_ENDPOINT_URL": bucket, "AWS_DEFAULT_REGION": "us-east-1"},
+            "env": {"AWS_ENDPOINT_URL": s3.url, "AWS_DEFAULT_REGION": "us-east-1"},
             "secrets": ["store"],
             "host_paths": sorted({str(REPO), str(ENVIRONMENT), sys.base_prefix}),
             "head_memory": "2Gi",
             "worker_memory": "2Gi",
             "shared_memory": "256Mi",
-            "wait_s": 60,
+            "wait_s": 120,
         },
     )

@@ -3,12 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
-import pytest
 from kfp_flywheel.components.runtime.adapters.kubernetes import connect as connect_api
 from kfp_flywheel.components.runtime.artifacts import ModelPackage
 from kfp_flywheel.components.runtime.config import Platform
@@ -18,8 +16,6 @@ from kfp_flywheel.pipelines import asking, running
 from kubernetes import client
 
 from tests import servers
-
-from .control import NODE_IP
 
 STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "register", "rollout"]
 SMALL = {
@@ -33,13 +29,6 @@ SMALL = {
     "min_map50": 0.3,
     "min_class_map50": 0.0,
 }
-
-
-@pytest.fixture(scope="session")
-def tracking(node: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an MLflow that pods reach."""
-    with servers.mlflow(tmp_path_factory.mktemp("mlflow"), NODE_IP) as url:
-        yield url
 
 
 def flywheel(platform: Platform, source: str, folder: Path) -> dict[str, Any]:

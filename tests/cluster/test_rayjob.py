@@ -5,9 +5,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp_flywheel.components.runtime.adapters import kubernetes
 from kfp_flywheel.components.runtime.adapters.kubernetes import patiently
 from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB, build
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import TERMINATED, RayJobs
@@ -145,6 +147,62 @@ def test_a_full_quota_is_an_error_that_names_it(there: Cluster) -> None:
         return False
 
     wait_for(refused, 20)
+
+
+def test_a_quota_of_pods_is_waited_for_and_named(nowhere: Cluster) -> None:
+    nowhere.core.create_namespaced_resource_quota(
+        nowhere.namespace, {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "0"}}}
+    )
+    wait_for(lambda: bool(nowhere.core.read_namespaced_resource_quota("small", nowhere.namespace).status.hard), 20)
+    jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
+    jobs.submit(job())
+    assert "waited for 2 s for quota: small" in str(ended(jobs, "train-1", lines))
+    assert any("waits for quota: small, requested: pods=1" in line for line in lines)
+
+
+def test_a_job_in_a_queue_waits_without_end_if_told_to(nowhere: Cluster) -> None:
+    """Kueue holds a RayJob by `suspend`, and lets it go by taking that away."""
+    endless = HARD.but(wait_s=0, labels={"kueue.x-k8s.io/queue-name": "team"})
+    held = build(job(), nowhere.namespace, endless)
+    held["spec"]["suspend"] = True
+    nowhere.objects.create_namespaced_custom_object(*RAYJOB[:2], nowhere.namespace, RAYJOB.plural, held)
+    jobs, lines = RayJobs(nowhere.namespace, endless), list[str]()
+    jobs.submit(job())
+
+    def heard(line: str) -> None:
+        lines.append(line)
+        if "its turn in the queue" in line:
+            let_go = {"spec": {"suspend": False}}
+            nowhere.objects.patch_namespaced_custom_object(
+                *RAYJOB[:2], nowhere.namespace, RAYJOB.plural, "train-1", let_go
+            )
+        if "waits for a node" in line:
+            nowhere.delete("train-1")
+
+    with pytest.raises(JobFailed, match="was deleted"):
+        jobs.wait("train-1", heard)
+    assert nowhere.rayjobs() == [] or nowhere.rayjobs()[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+
+
+def test_a_job_ends_with_the_workflow_of_its_step(
+    nowhere: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As KFP has it: Argo's Workflow owns the step's pod, and our job belongs to the same Workflow."""
+    workflows = ("argoproj.io", "v1alpha1", nowhere.namespace, "workflows")
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "run-1"}, "spec": {}}
+    made = nowhere.objects.create_namespaced_custom_object(*workflows, workflow)
+    owned = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1", "uid": made["metadata"]["uid"]}
+    pod = {"metadata": {"name": "step-1", "ownerReferences": [owned]}}
+    pod["spec"] = {"containers": [{"name": "main", "image": IMAGE}], "nodeSelector": HARD.node_selector}
+    nowhere.core.create_namespaced_pod(nowhere.namespace, pod)
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+    monkeypatch.setattr(kubernetes, "NAMESPACE", tmp_path / "namespace")
+    (tmp_path / "namespace").write_text(nowhere.namespace)
+
+    RayJobs(nowhere.namespace, HARD).submit(job())
+    assert nowhere.rayjobs()[0]["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
+    nowhere.objects.delete_namespaced_custom_object(*workflows, "run-1")
+    wait_for(lambda: nowhere.rayjobs() == [], 30)
 
 
 def test_what_validation_refuses_is_the_users_to_mend(nowhere: Cluster) -> None:

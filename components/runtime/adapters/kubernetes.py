@@ -41,11 +41,13 @@ def connect() -> client.ApiClient:
     """
     file = os.environ.get("KUBECONFIG")  # asked now: the library asks once, when it is imported
     try:
+        settings = client.Configuration()
+        settings.retries = 0  # `patiently` tries again, and without urllib3's warnings
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not file:
-            config.load_incluster_config()
-            api = client.ApiClient()
+            config.load_incluster_config(settings)
         else:
-            api = config.new_client_from_config(file)
+            config.load_kube_config(file, client_configuration=settings)
+        api = client.ApiClient(settings)
     except config.ConfigException as error:
         raise PlatformError(
             f"no cluster is known: {str(error).rstrip('.')}.", "set KUBECONFIG, or run in a pod"

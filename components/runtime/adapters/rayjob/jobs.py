@@ -24,7 +24,8 @@ from .reasons import Seen, failure, hopeless, state_of, waits_for, worth_another
 TICK_S = 3
 """Seconds between looks at a job's pods while nothing changes."""
 ATTEMPTS = 3
-LAST_LINES = 20
+KEPT_LINES = 200
+"""Lines that a job's error is looked for in."""
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -121,7 +122,7 @@ class RayJobs:
 
     def _to_its_end(self, name: str, on_line: Callable[[str], None]) -> Seen:
         """Follow a job until it has ended, or never will begin."""
-        lines: deque[str] = deque(maxlen=LAST_LINES)
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
 
         def heard(line: str) -> None:
             lines.append(line)
@@ -161,12 +162,13 @@ class RayJobs:
 
     def _seen(self, name: str, status: dict[str, Any], lines: deque[str]) -> Seen:
         """The job's pods and their events, beside its status."""
+        ray = status.get("rayClusterName", "")
         pods = [
             self._client.sanitize_for_serialization(pod)
-            for selector in (f"ray.io/cluster={status.get('rayClusterName')}", f"job-name={name}")
+            for selector in (f"ray.io/cluster={ray}", f"job-name={name}")
             for pod in patiently(partial(self._core.list_namespaced_pod, self.namespace, label_selector=selector)).items
         ]
-        names = {name, *(pod["metadata"]["name"] for pod in pods)}
+        names = {name, ray, *(pod["metadata"]["name"] for pod in pods)}
         happened = patiently(
             lambda: self._core.list_namespaced_event(self.namespace, field_selector="type=Warning").items
         )

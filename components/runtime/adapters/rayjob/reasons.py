@@ -1,5 +1,6 @@
 """Why a RayJob ended, or does not begin, from the objects that tell of it. Pure: what was read is handed in."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ TRY_AGAIN = {
 """Reasons of KubeRay's that are nobody's mistake."""
 CRASHES = 2
 """Restarts of a container after which it is not waited for any longer."""
+LAST_LINES = 20
+RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
 
 
@@ -63,8 +66,11 @@ def failure(name: str, namespace: str, seen: Seen) -> FlywheelError:
     else:
         said = f"job {name} failed: {reason or 'no reason was given'}."
     troubles = [trouble for pod in seen.pods for trouble in troubles_of(pod)]
-    lines = [line for line in seen.lines if line.strip()] or message.splitlines()[-20:]
-    told = [said, *troubles, *(["Its last lines:"] if lines else []), *lines]
+    lines = [line for line in seen.lines or message.splitlines() if line.strip()]
+    last = lines[-LAST_LINES:]
+    # Ray's own exceptions are longer than that, and tell what happened in their first line.
+    raised = next((line for line in reversed(lines) if RAISED.match(line) and line not in last), None)
+    told = [said, *troubles, *([raised] if raised else []), *(["Its last lines:"] if last else []), *last]
     return JobFailed("\n".join(told), where)
 
 
@@ -103,8 +109,11 @@ def waits_for(seen: Seen) -> str:
     if seen.status["jobDeploymentStatus"] == "Suspended":
         return "its turn in the queue"
     for event in reversed(seen.events):
+        message = str(event.get("message", ""))
         if event.get("reason") == "FailedScheduling":
-            return f"a node: {event.get('message', '')}"
+            return f"a node: {message}"
+        if "exceeded quota" in message:
+            return f"quota: {message.partition('exceeded quota: ')[2]}"
     return ""
 
 
@@ -135,7 +144,8 @@ def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _pull_error(pod: Mapping[str, Any], seen: Seen, waiting: Mapping[str, Any]) -> str:
     for event in reversed(seen.events):
-        about = event.get("involvedObject", {}).get("name")
-        if about == pod["metadata"]["name"] and event.get("reason") == "Failed" and "rror" in event.get("message", ""):
-            return str(event["message"])
+        about, message = event.get("involvedObject", {}).get("name"), str(event.get("message"))
+        # Beside it stand others of the same reason that only say "Error: ImagePullBackOff".
+        if about == pod["metadata"]["name"] and event.get("reason") == "Failed" and not message.startswith("Error: "):
+            return message
     return str(waiting.get("message") or waiting.get("reason"))
