@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test faults lint format bench bench-local images compile cluster cluster-down lock clean
+.PHONY: help setup demo test faults lint format bench bench-local bench-cluster images compile cluster cluster-down lock clean
 
 help:  ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 16
@@ -40,13 +40,16 @@ format: $(READY)  ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-local  ## Measure everything
+bench: bench-local bench-cluster  ## Measure everything
 
 bench-local: $(READY)  ## Measure this machine's flywheel; writes build/bench/local.json
 	$(BIN)/python -m tests.bench.local
 
 images: $(READY)  ## Build the images; REGISTRY=HOST/PATH pushes them and writes build/images.yaml
 	$(BIN)/python images/build.py $(if $(REGISTRY),--registry $(REGISTRY)) $(ARGS)
+
+bench-cluster: $(READY)  ## Measure the adapters of a cluster on a real one (Linux, Go, root); writes build/bench/cluster.json
+	$(BIN)/python -m tests.bench.cluster
 
 compile: $(READY)  ## Compile every pipeline and component into build/compiled
 	$(BIN)/flywheel compile

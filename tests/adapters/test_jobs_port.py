@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 
 import psutil
 import pytest
@@ -14,6 +13,7 @@ from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import Conflict, JobFailed
 from kfp_flywheel.components.runtime.ports import Jobs, JobSpec
+
 
 @pytest.fixture(params=["local", "rayjob"])
 def kind(request: pytest.FixtureRequest) -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from .node import Node
 from .places import Places
 from .processes import wait
 
-HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up on this machine (Linux, Go, root for pods); KUBECONFIG gives another"
+HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up here (Linux, Go, root for pods), KUBECONFIG gives another"
 OWN = os.environ.get("FLYWHEEL_CLUSTER") == "1"
 REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 
@@ -65,14 +66,23 @@ def cluster(request: pytest.FixtureRequest) -> client.ApiClient:
     return connect()
 
 
-@pytest.fixture
-def namespace(cluster: client.ApiClient) -> Iterator[str]:
+@contextmanager
+def a_namespace(cluster: client.ApiClient) -> Iterator[str]:
     """A namespace, ready to be used; it is deleted at the end, which takes its time."""
     core, name = client.CoreV1Api(cluster), f"test-{uuid.uuid4().hex[:8]}"
     core.create_namespace({"metadata": {"name": name}})
     wait("a service account", lambda: bool(core.list_namespaced_service_account(name).items), 30)
-    yield name
-    core.delete_namespace(name)
+    try:
+        yield name
+    finally:
+        core.delete_namespace(name)
+
+
+@pytest.fixture
+def namespace(cluster: client.ApiClient) -> Iterator[str]:
+    """A namespace of the test's own."""
+    with a_namespace(cluster) as name:
+        yield name
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +98,7 @@ def node(plane: ControlPlane) -> Node:
 @pytest.fixture(scope="session")
 def train_image(node: Node) -> str:
     """An image whose packages are this environment's, mounted: with torch in it, one takes too long to build."""
-    path = f"{ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin"
-    return images.mounted(node.places, {"PATH": path, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"})
+    return environment(node.places)
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +121,13 @@ def tracking(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield url
 
 
-@pytest.fixture
-def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platform:
+def environment(places: Places) -> str:
+    """The image whose packages are this environment's."""
+    path = f"{ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin"
+    return images.mounted(places, {"PATH": path, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def platform_on(namespace: str, s3: servers.S3, **images: str) -> Platform:
     """A platform on the cluster, with a store and a namespace of its own."""
     secret = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
     client.CoreV1Api(connect()).create_namespaced_secret(
@@ -124,7 +138,7 @@ def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platfo
         jobs=f"rayjob://{namespace}",
         serving=f"kserve://{namespace}",
         tracking="sqlite://",
-        images={"train": train_image},
+        images=images,
         gateway={"address": f"http://{GATEWAY}"},
         pods={
             "env": {"AWS_ENDPOINT_URL": s3.url, "AWS_DEFAULT_REGION": "us-east-1"},
@@ -136,3 +150,9 @@ def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platfo
             "wait_s": 120,
         },
     )
+
+
+@pytest.fixture
+def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platform:
+    """A platform on the cluster that trains."""
+    return platform_on(namespace, s3, train=train_image)

@@ -1,6 +1,5 @@
 """Endpoints on a real API server with KServe's controller and webhooks; no node is needed."""
 
-import threading
 from typing import Any
 
 import pytest

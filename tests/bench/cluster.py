@@ -1,0 +1,221 @@
+"""`make bench-cluster`: what the adapters of a cluster cost, on a real one that is brought up for it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kfp_flywheel.components.rollout.ready import until_it_answers
+from kfp_flywheel.components.rollout.stage import golden_asker
+from kfp_flywheel.components.runtime.adapters.kubernetes import Objects, connect
+from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB
+from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
+from kfp_flywheel.components.runtime.artifacts import ModelPackage, Release
+from kfp_flywheel.components.runtime.config import Platform, Pods
+from kfp_flywheel.components.runtime.errors import JobFailed
+from kfp_flywheel.components.runtime.manifests import keep
+from kfp_flywheel.components.runtime.ports import JobSpec, Served
+from kfp_flywheel.components.runtime.wiring import connect as open_world
+from kfp_flywheel.pipelines.demo import digits
+from kubernetes import client
+
+from tests.cluster import images
+from tests.cluster.control import NODE_IP, ControlPlane
+from tests.cluster.fixtures import a_namespace, environment, platform_on
+from tests.cluster.node import Node
+from tests.cluster.places import Places
+from tests.cluster.processes import wait
+from tests.servers import s3
+from tests.training import LINEAGE, prepare, step
+
+from .figures import Figure, median, publish
+
+NOWHERE = Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=0)
+IMAGE = f"{images.REGISTRY}/train@sha256:{'0' * 64}"
+EVENTS = 10_000
+WAITER = """
+import sys
+from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
+from tests.bench.cluster import NOWHERE, waiting
+jobs = RayJobs(sys.argv[1], NOWHERE)
+jobs.submit(waiting(sys.argv[2]))
+jobs.wait(sys.argv[2], lambda line: print(line, flush=True))
+"""
+FOLLOWER = """
+import sys, psutil
+from kfp_flywheel.components.runtime.adapters.kubernetes import Objects, connect
+from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB
+seen = 0
+for found in Objects(connect(), sys.argv[1]).follow(RAYJOB, "followed", 3):
+    if found is None:
+        break
+    seen += 1
+    if seen in (1, 1000):
+        print("memory", psutil.Process().memory_info().rss, flush=True)
+print("memory", psutil.Process().memory_info().rss, "after", seen, flush=True)
+"""
+
+
+def waiting(name: str) -> JobSpec:
+    """A job that never gets a node."""
+    return JobSpec(name, "tests.adapters.program", "work", "1", IMAGE)
+
+
+@contextmanager
+def a_cluster(figures: list[Figure]) -> Iterator[Node]:
+    """One from nothing, and its time; gone at the end."""
+    plane = ControlPlane(Places.usual(), lambda line: None)
+    node = Node(plane)
+    if plane.processes.find("kube-apiserver"):
+        raise SystemExit("error: a cluster is up; next: make cluster-down")
+    try:
+        start = time.perf_counter()
+        plane.up()
+        figures.append(median("control plane from nothing", [time.perf_counter() - start], "s", "<=", 25))
+        node.up()
+        os.environ["KUBECONFIG"] = str(plane.places.kubeconfig)
+        yield node
+    finally:
+        node.down()
+        plane.down(wipe=True)
+
+
+def submitting(namespace: str) -> Figure:
+    """From the call of submit until the API server has the RayJob, its schema looked at before."""
+    jobs, samples = RayJobs(namespace, NOWHERE), []
+    for number in range(10):
+        start = time.perf_counter()
+        jobs.submit(waiting(f"submitted-{number}"))
+        samples.append(time.perf_counter() - start)
+        jobs.cancel(f"submitted-{number}")
+    return median("submit to RayJob created", samples, "s", "<=", 0.5)
+
+
+def ending(namespace: str) -> Figure:
+    """From SIGTERM to a waiting step until its RayJob is deleted."""
+    objects, samples = Objects(connect(), namespace), []
+    for number in range(5):
+        name = f"ended-{number}"
+        with subprocess.Popen([sys.executable, "-c", WAITER, namespace, name], stdout=subprocess.PIPE, text=True) as at:
+            assert at.stdout is not None
+            next(line for line in at.stdout if "waits for a node" in line)
+            start = time.perf_counter()
+            at.terminate()
+            while (found := objects.get(RAYJOB, name)) and not found["metadata"].get("deletionTimestamp"):
+                pass
+            samples.append(time.perf_counter() - start)
+    return median("SIGTERM to RayJob deleted", samples, "s", "<=", 1)
+
+
+def failing(namespace: str, platform: Platform) -> Figure:
+    """From KubeRay's word that a job failed until the step's error is there, its pods and log read."""
+    jobs, objects, samples = RayJobs(namespace, platform.pods), Objects(connect(), namespace), []
+    for number in range(3):
+        name, failed = f"failed-{number}", list[float]()
+
+        def watch(name: str = name, failed: list[float] = failed) -> None:
+            for found in objects.follow(RAYJOB, name, 3):
+                if found is None or found.get("status", {}).get("jobDeploymentStatus") == "Failed":
+                    failed.append(time.perf_counter())
+                    return
+
+        jobs.submit(JobSpec(name, "tests.adapters.program", "fail", "1", platform.images["train"], deadline_s=280))
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            jobs.wait(name, lambda line: None)
+        except JobFailed:
+            samples.append(time.perf_counter())
+        watcher.join()
+        samples[-1] -= failed[0]
+        jobs.cancel(name)
+    return median("failure seen to error shown", samples, "s", "<=", 2)
+
+
+def serving(platform: Platform, folder: Path) -> Figure:
+    """From apply until the gateway answers with the demo's model as its trainer saw; the image is on the node."""
+    data = digits.write(folder / "digits", {"train": 24, "val": 8, "test": 40}, size=160)
+    here = platform.but(jobs="local://", tracking=f"sqlite:///{folder}/mlflow.db")
+    prepare(folder, data, here)
+    step(folder, platform=here, epochs=1, image_size=160)
+    world, samples = open_world(platform), []
+    package = ModelPackage.read(folder / "package.json")
+    for number in range(1, 6):
+        release = Release(
+            id=f"release-{number}",
+            lineage=LINEAGE,
+            model="detector",
+            version=str(number),
+            package=package.id,
+            package_uri=keep(world.store, package),
+            dataset=package.dataset,
+            report="report",
+        )
+        (folder / str(number)).mkdir()
+        ask = golden_asker(world.store, release, "detector", folder / str(number))
+        served = {f"v{number}": Served(release=release, weight=100)}
+        start = time.perf_counter()
+        state = world.serving.read("detector")
+        world.serving.write(state.but(stable=f"v{number}", versions=served, since=1.0, by="bench"))
+        until_it_answers(world.serving, "detector", f"v{number}", release, 120, ask, lambda line: None)
+        samples.append(time.perf_counter() - start)
+    first = f"the first one, whose image was pulled: {samples[0]:.1f} s"
+    return median("InferenceService applied to servable", samples[1:], "s", "<=", 10, first)
+
+
+def following(namespace: str) -> Figure:
+    """Growth of a process that follows a RayJob, between its 1,000th and last event."""
+    jobs, objects = RayJobs(namespace, NOWHERE), Objects(connect(), namespace)
+    jobs.submit(waiting("followed"))
+    with subprocess.Popen([sys.executable, "-c", FOLLOWER, namespace], stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        follower.stdout.readline()
+
+        def change(number: int) -> None:
+            change = {"metadata": {"annotations": {"bench": str(number)}}}
+            objects.api.patch_namespaced_custom_object(*objects.at(RAYJOB), "followed", change)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(change, range(EVENTS)))
+        jobs.cancel("followed")
+        early, late = follower.stdout.readline().split(), follower.stdout.readline().split()
+    memory, growth = int(early[1]) / 2**20, (int(late[1]) - int(early[1])) / 2**20
+    peer = f"{late[3]} events; {memory:.0f} MiB at the 1,000th"
+    return Figure("memory gained over watch events", growth, "MiB", "<=", 2, peer)
+
+
+def main() -> None:
+    figures: list[Figure] = []
+    with a_cluster(figures) as node, s3(NODE_IP) as store, tempfile.TemporaryDirectory() as folder:
+        api = connect()
+        with a_namespace(api) as namespace:
+            platform = platform_on(
+                namespace, store, train=environment(node.places), serve=images.built(node.places, "serve")
+            )
+            measured: list[Callable[[], Figure]] = [
+                lambda: submitting(namespace),
+                lambda: ending(namespace),
+                lambda: following(namespace),
+                lambda: serving(platform, Path(folder)),
+                lambda: failing(namespace, platform),
+            ]
+            for figure in measured:
+                figures.append(figure())
+                print(f"{figures[-1].name}: {figures[-1].value:.3g} {figures[-1].unit}", flush=True)
+        wait("the namespace to go", lambda: namespace not in _namespaces(api), 120)
+    publish("cluster", figures)
+
+
+def _namespaces(api: Any) -> list[str]:
+    return [found.metadata.name for found in client.CoreV1Api(api).list_namespace().items]
+
+
+if __name__ == "__main__":
+    main()
