@@ -49,13 +49,15 @@ def compile_all(platform: Platform, folder: Path) -> list[Path]:
             compiler.Compiler().compile(component, str(path))
             documents = list(yaml.safe_load_all(path.read_text()))
             _fill_in(documents[0], platform)
+            if platform.pods.secrets:
+                documents[1:] = [_secrets_of(documents[0], platform)]
             path.write_text(yaml.safe_dump_all(documents, sort_keys=False, width=120))
             written.append(path)
     return written
 
 
 def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
-    """Set the platform as the default, and the platform's images in place of the released ones."""
+    """Set the platform as the default, its images in place of the released ones, and the environment of its pods."""
     # In the components too: whoever loads one from its file gets their defaults, not the root's.
     for part in (spec["root"], *spec["components"].values()):
         inputs = part.get("inputDefinitions", {}).get("parameters", {})
@@ -65,3 +67,19 @@ def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         container = executor.get("container", {})
         container["image"] = released.get(container.get("image"), container.get("image"))
+        if platform.pods.env:
+            container["env"] = [{"name": name, "value": value} for name, value in platform.pods.env.items()]
+
+
+def _secrets_of(spec: dict[str, Any], platform: Platform) -> dict[str, Any]:
+    """KFP's second document: which secrets become environment variables of the steps, by name."""
+    secrets = [
+        {
+            "secretName": name,
+            "secretNameParameter": {"runtimeValue": {"constant": name}},
+            "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
+        }
+        for name, keys in platform.pods.secrets.items()
+    ]
+    executors = {name: {"secretAsEnv": secrets} for name in spec["deploymentSpec"]["executors"]}
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}

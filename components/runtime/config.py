@@ -154,7 +154,9 @@ class Pods(Section):
 
     service_account: Annotated[str, "Service account: the identity towards the store"] = "default"
     env: Annotated[dict[str, str], "Environment variables"] = _empty(dict)
-    secrets: Annotated[tuple[str, ...], "Secrets whose keys become environment variables"] = ()
+    secrets: Annotated[dict[str, tuple[str, ...]], "Secrets, and which of their keys become environment variables"] = (
+        _empty(dict)
+    )
     pull_secrets: Annotated[tuple[str, ...], "Secrets of the registry of images"] = ()
     image_pull_policy: Annotated[Literal["IfNotPresent", "Always", "Never"], "When nodes pull images"] = "IfNotPresent"
     node_selector: Annotated[dict[str, str], "Labels that a worker's node must have"] = _empty(dict)

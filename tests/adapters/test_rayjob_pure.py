@@ -81,12 +81,15 @@ def test_every_pod_is_unprivileged_and_outside_the_mesh() -> None:
 
 
 def test_secrets_go_by_name_and_nothing_else_is_written_down() -> None:
-    made = of(Pods(secrets=("store-key",), pull_secrets=("registry",), service_account="trainer", env={"A": "1"}))
+    made = of(
+        Pods(secrets={"store-key": ("TOKEN",)}, pull_secrets=("registry",), service_account="trainer", env={"A": "1"})
+    )
     for template in templates(made):
         assert template["spec"]["serviceAccountName"] == "trainer"
         assert template["spec"]["imagePullSecrets"] == [{"name": "registry"}]
         container = template["spec"]["containers"][0]
-        assert container["envFrom"] == [{"secretRef": {"name": "store-key"}}]
+        token = {"secretKeyRef": {"name": "store-key", "key": "TOKEN"}}
+        assert {"name": "TOKEN", "valueFrom": token} in container["env"]
         assert {"name": "A", "value": "1"} in container["env"]
 
 

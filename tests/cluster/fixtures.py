@@ -142,7 +142,7 @@ def platform_on(namespace: str, s3: servers.S3, **images: str) -> Platform:
         gateway={"address": f"http://{GATEWAY}"},
         pods={
             "env": {"AWS_ENDPOINT_URL": s3.url, "AWS_DEFAULT_REGION": "us-east-1"},
-            "secrets": ["store"],
+            "secrets": {"store": sorted(secret)},
             "host_paths": sorted({str(REPO), str(ENVIRONMENT), sys.base_prefix}),
             "head_memory": "2Gi",
             "worker_memory": "2Gi",

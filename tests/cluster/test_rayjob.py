@@ -83,7 +83,7 @@ def ended(jobs: RayJobs, name: str, lines: list[str]) -> FlywheelError:
 def test_what_is_built_is_accepted_whole(there: Cluster) -> None:
     """A dry run on the API server, which gives back what it would keep."""
     pods = Pods(
-        secrets=("a",), pull_secrets=("b",), env={"A": "1"}, node_selector={"c": "d"}, labels={"e": "f"},
+        secrets={"a": ("KEY",)}, pull_secrets=("b",), env={"A": "1"}, node_selector={"c": "d"}, labels={"e": "f"},
         tolerations=({"key": "g", "operator": "Exists"},), host_paths=("/opt",), min_workers=0,
     )  # fmt: skip
     for made in (build(job(), there.namespace, Pods()), build(job(gpus=1, workers=2), there.namespace, pods)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kfp.components import load_component_from_file
 from kfp_flywheel.components.runtime import config
 from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.pipelines import running
@@ -126,7 +127,9 @@ def test_asking_an_empty_endpoint_tells_what_to_do(tmp_path: Path) -> None:
 
 def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp_path: Path) -> None:
     platform = config.Platform.local(tmp_path / "there").plain()
-    platform["images"] = {"steps": "registry.example/steps@sha256:" + "0" * 64}
+    image = "registry.example/steps@sha256:" + "0" * 64
+    (tmp_path / "images.yaml").write_text(f"steps: {image}\n")  # as `make images` writes it
+    platform |= {"images": "images.yaml", "pods": {"env": {"A": "1"}, "secrets": {"store": ["KEY"]}}}
     (tmp_path / "platform.yaml").write_text(yaml.safe_dump(platform))
     done = flywheel("compile", "--platform", "platform.yaml", "--out", "out", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -134,11 +137,16 @@ def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp
     assert "out/flywheel.yaml" in paths
     assert len(paths) == 1 + 8
     for path in paths:
-        spec = next(yaml.safe_load_all((tmp_path / path).read_text()))
+        spec, kubernetes = yaml.safe_load_all((tmp_path / path).read_text())
         given = spec["root"]["inputDefinitions"]["parameters"]["platform"]["defaultValue"]
         assert config.Platform.parse(given).store == platform["store"]
-        images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
-        assert images == {platform["images"]["steps"]}
+        executors = spec["deploymentSpec"]["executors"]
+        assert {executor["container"]["image"] for executor in executors.values()} == {image}
+        assert all(executor["container"]["env"] == [{"name": "A", "value": "1"}] for executor in executors.values())
+        on_kubernetes = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        assert on_kubernetes.keys() == executors.keys()
+        assert all(found["secretAsEnv"][0]["secretName"] == "store" for found in on_kubernetes.values())
+        assert load_component_from_file(str(tmp_path / path)).platform_spec.platforms
 
 
 def test_a_compiled_component_runs_in_somebody_elses_pipeline(tmp_path: Path, digits: Path) -> None:

@@ -34,8 +34,14 @@ def container(
         "name": name,
         "image": image,
         "imagePullPolicy": pods.image_pull_policy,
-        "env": variables({"HOME": SCRATCH, **env}),
-        "envFrom": [{"secretRef": {"name": secret}} for secret in pods.secrets],
+        "env": [
+            *variables({"HOME": SCRATCH, **env}),
+            *(
+                {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+                for secret, keys in pods.secrets.items()
+                for key in keys
+            ),
+        ],
         "terminationMessagePolicy": "FallbackToLogsOnError",  # its last lines stand in the pod's status
         "resources": dict(resources),
         "securityContext": UNPRIVILEGED,
@@ -46,7 +52,7 @@ def container(
     }
 
 
-def variables(env: Mapping[str, str]) -> list[dict[str, str]]:
+def variables(env: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "value": value} for name, value in env.items()]
 
 
