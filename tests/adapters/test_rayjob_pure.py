@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kfp_flywheel.components.runtime.adapters.kubernetes import unknown_fields
 from kfp_flywheel.components.runtime.adapters.rayjob.build import NAME_LIMIT, SPEC_HASH, build, name_of
 from kfp_flywheel.components.runtime.adapters.rayjob.reasons import Seen, failure, hopeless, state_of, waits_for
 from kfp_flywheel.components.runtime.config import Pods
@@ -107,26 +106,6 @@ def test_an_image_without_a_digest_is_refused() -> None:
     with pytest.raises(UserError, match=r"'train:1'.*no digest"):
         of(image="train:1")
     assert of(Pods(image_pull_policy="Never"), image="train:1")
-
-
-SCHEMA = {
-    "properties": {
-        "spec": {
-            "properties": {
-                "known": {"type": "string"},
-                "list": {"items": {"properties": {"a": {}}}},
-                "free": {"additionalProperties": {"type": "string"}},
-                "any": {"x-kubernetes-preserve-unknown-fields": True},
-            }
-        }
-    }
-}
-
-
-def test_fields_that_a_cluster_would_drop_in_silence_are_found() -> None:
-    fine = {"spec": {"known": "1", "list": [{"a": 1}], "free": {"x": "1"}, "any": {"y": {"z": 1}}}}
-    assert unknown_fields(fine, SCHEMA) == []
-    assert unknown_fields({"spec": {"nwe": 1, "list": [{"a": 1}, {"b": 2}]}}, SCHEMA) == ["spec.nwe", "spec.list[1].b"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kfp_flywheel.components.runtime.adapters import kubernetes
-from kfp_flywheel.components.runtime.adapters.kubernetes import patiently
+from kfp_flywheel.components.runtime.adapters.kubernetes import Kind, Objects, explained, patiently
 from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB, build
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import TERMINATED, RayJobs
 from kfp_flywheel.components.runtime.config import Pods
@@ -90,15 +90,24 @@ def test_what_is_built_is_accepted_whole(there: Cluster) -> None:
         kept = there.objects.create_namespaced_custom_object(
             *RAYJOB[:2], there.namespace, RAYJOB.plural, made, dry_run="All", field_validation="Strict"
         )
-        RayJobs(there.namespace, pods)._refuse_unknown(made)
         assert kept["spec"]["rayClusterSpec"] == made["spec"]["rayClusterSpec"] | kept["spec"]["rayClusterSpec"]
 
 
 def test_a_setting_that_the_installed_kuberay_lacks_is_refused(there: Cluster) -> None:
     made = build(job(), there.namespace, Pods())
     made["spec"]["rayClusterSpec"]["authOptions"] = {"mode": "token"}
-    with pytest.raises(UserError, match=r"does not know spec\.rayClusterSpec\.authOptions"):
-        RayJobs(there.namespace, Pods())._refuse_unknown(made)
+    told = r"lacks it: .*unknown field \"spec\.rayClusterSpec\.authOptions\""
+    with pytest.raises(UserError, match=told), explained("it could not be made"):
+        Objects(there.api, there.namespace).create(RAYJOB, made)
+    assert there.rayjobs() == []
+
+
+def test_a_kind_that_is_not_installed_and_a_namespace_that_is_not_there_are_named(there: Cluster) -> None:
+    kind = Kind("ray.io", "v9", "rayjobs")
+    with pytest.raises(PlatformError, match=r"no rayjobs\.ray\.io in version v9, or no namespace"):
+        Objects(there.api, there.namespace).create(kind, {"metadata": {"name": "x"}})
+    with pytest.raises(PlatformError, match="or no namespace nowhere"):
+        RayJobs("nowhere", Pods()).submit(job())
 
 
 def test_the_same_job_is_adopted_and_another_one_of_its_name_refused(nowhere: Cluster) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -64,6 +64,11 @@ def explained(what: str) -> Iterator[None]:
         yield
     except client.ApiException as error:
         message = _message(error)
+        if "unknown field" in message:
+            raise UserError(
+                f"{what}: the installed version of this kind lacks it: {message}",
+                "install a newer one, or take the setting out of the platform file",
+            ) from error
         if error.status in (400, 422) or (error.status == 403 and "denied the request" in message):
             raise UserError(f"{what}: {message}", "correct the platform file, or the cluster's policy") from error
         if error.status == 403:
@@ -125,12 +130,26 @@ class Objects:
         return found
 
     def create(self, kind: Kind, wanted: dict[str, Any]) -> bool:
-        """Create an object; False if there is one of its name."""
+        """Create an object; False if there is one of its name.
+
+        What the installed version of its kind does not know is refused: by itself the API server would drop it.
+
+        Raises:
+            PlatformError: The kind, or the namespace, is not known.
+        """
         try:
-            patiently(lambda: self.api.create_namespaced_custom_object(*self.at(kind), wanted))
+            patiently(
+                lambda: self.api.create_namespaced_custom_object(*self.at(kind), wanted, field_validation="Strict")
+            )
         except client.ApiException as error:
             if error.status == 409:
                 return False
+            if error.status == 404:
+                name = f"{kind.plural}.{kind.group}"
+                raise PlatformError(
+                    f"this cluster has no {name} in version {kind.version}, or no namespace {self._namespace}.",
+                    f"kubectl get crd {name}; kubectl get namespace {self._namespace}",
+                ) from error
             raise
         return True
 
@@ -169,32 +188,6 @@ class Objects:
                         yield event["object"]
             except (client.ApiException, urllib3.exceptions.HTTPError):
                 continue  # read it again; if that fails too, `patiently` waits, or says why
-
-
-def unknown_fields(value: Any, schema: Mapping[str, Any], path: str = "") -> list[str]:
-    """Dotted paths in an object that its schema does not know: the API server would drop them in silence.
-
-    Args:
-        schema: An openAPIV3Schema of a custom resource definition.
-    """
-    if schema.get("x-kubernetes-preserve-unknown-fields"):
-        return []
-    if isinstance(value, list):
-        items = schema.get("items", {})
-        return [found for index, item in enumerate(value) for found in unknown_fields(item, items, f"{path}[{index}]")]
-    if not isinstance(value, dict):
-        return []
-    known, rest = schema.get("properties", {}), schema.get("additionalProperties")
-    lost = []
-    for name, item in value.items():
-        here = f"{path}.{name}".lstrip(".")
-        if name in known:
-            lost += unknown_fields(item, known[name], here)
-        elif rest is None or rest is False:
-            lost.append(here)
-        elif isinstance(rest, dict):
-            lost += unknown_fields(item, rest, here)
-    return lost
 
 
 def owner(api: client.ApiClient, namespace: str) -> dict[str, Any] | None:

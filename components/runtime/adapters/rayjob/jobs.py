@@ -14,7 +14,7 @@ import urllib3
 from kubernetes import client
 
 from ...config import Pods
-from ...errors import Conflict, JobFailed, PlatformError, UserError
+from ...errors import Conflict, JobFailed, PlatformError
 from ...ports import JobSpec
 from .. import kubernetes
 from ..kubernetes import Objects, explained, patiently
@@ -47,7 +47,6 @@ class RayJobs:
         name = name_of(spec)
         wanted = build(spec, self.namespace, self.pods, kubernetes.owner(self._client, self.namespace))
         with explained(f"job {name} could not be submitted to {self.namespace}"):
-            self._refuse_unknown(wanted)
             self._create(name, wanted)
         self._submitted[spec.name] = wanted
 
@@ -95,30 +94,6 @@ class RayJobs:
         for found in self._objects.follow(RAYJOB, name, TICK_S):
             if found is None:
                 return
-
-    def _refuse_unknown(self, wanted: dict[str, Any]) -> None:
-        """The installed KubeRay may be older than a setting, and the API server would drop it in silence."""
-        name = f"{RAYJOB.plural}.{RAYJOB.group}"
-        try:
-            definition = patiently(
-                lambda: self._objects.api.get_cluster_custom_object(
-                    "apiextensions.k8s.io", "v1", "customresourcedefinitions", name
-                )
-            )
-        except client.ApiException as error:
-            if error.status == 404:
-                raise PlatformError("KubeRay is not installed on this cluster.", f"kubectl get crd {name}") from error
-            raise
-        schema = next(
-            version["schema"]["openAPIV3Schema"]
-            for version in definition["spec"]["versions"]
-            if version["name"] == RAYJOB.version
-        )
-        if lost := kubernetes.unknown_fields({"spec": wanted["spec"]}, schema):
-            raise UserError(
-                f"the installed KubeRay does not know {', '.join(lost[:5])}.",
-                "install a newer one, or take the setting out of the platform file",
-            )
 
     def _to_its_end(self, name: str, on_line: Callable[[str], None]) -> Seen:
         """Follow a job until it has ended, or never will begin."""
