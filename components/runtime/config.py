@@ -170,6 +170,7 @@ class Pods(Section):
     head_memory: Annotated[str, "Memory of a Ray head"] = "3Gi"
     shared_memory: Annotated[str, "Size of /dev/shm"] = "2Gi"
     min_workers: Annotated[int | None, "Workers at the start, if Ray is to scale them up to the job's number"] = None
+    ray_token: Annotated[bool, "Ray asks for a token: needs KubeRay 1.5 or later"] = False
     wait_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds to wait for quota or nodes; 0 is without end"] = 1800.0
 
 

@@ -92,6 +92,16 @@ def test_secrets_go_by_name_and_nothing_else_is_written_down() -> None:
         assert {"name": "A", "value": "1"} in container["env"]
 
 
+def test_ray_asks_for_a_token_or_is_told_not_to() -> None:
+    silent, asking = of(), of(Pods(ray_token=True))
+    assert "authOptions" not in silent["spec"]["rayClusterSpec"]
+    assert asking["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    for made, said in ((silent, True), (asking, False)):
+        for template in templates(made):
+            given = {variable["name"] for variable in template["spec"]["containers"][0]["env"]}
+            assert ("RAY_AUTH_MODE" in given) is said
+
+
 def test_a_job_always_has_a_deadline_an_end_and_the_hash_of_its_specification() -> None:
     made = of(deadline_s=600)
     assert made["spec"]["activeDeadlineSeconds"] == 600

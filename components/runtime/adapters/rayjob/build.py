@@ -63,6 +63,8 @@ def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | 
             "ttlSecondsAfterFinished": 0,  # of the cluster: its GPUs are given back at once, the submitter's log stays
             "rayClusterSpec": {
                 "rayVersion": RAY,
+                # Without it, whoever reaches the pods may use Ray; KubeRay 1.4 itself could not with it.
+                **({"authOptions": {"mode": "token"}} if pods.ray_token else {}),
                 **({"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}} if autoscaled else {}),
                 "headGroupSpec": {
                     # No CPUs: workers go to workers, and the head stays alive.
@@ -89,7 +91,8 @@ def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | 
 
 
 def _container(name: str, spec: JobSpec, pods: Pods, cpu: str, memory: str) -> dict[str, Any]:
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", **pods.env, **spec.env}
+    said = {} if pods.ray_token else {"RAY_AUTH_MODE": "disabled"}  # else Ray would ask if it found a token somewhere
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", **said, **pods.env, **spec.env}
     resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory}}
     made = container(name, spec.image, pods, environment, resources)
     made["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
