@@ -152,7 +152,7 @@ class ControlPlane:
     def _definitions(self) -> None:
         files = [flag for path in _definitions() for flag in ("-f", str(path))]
         self.kubectl("apply", "--server-side", "--force-conflicts", *files)
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
 
     def _controllers(self) -> None:
         keys = self.places.keys
@@ -216,7 +216,8 @@ def _bridge() -> None:
     if os.geteuid() != 0 or subprocess.run(["ip", "link", "show", "cni0"], capture_output=True).returncode == 0:
         return
     for command in (
-        ["ip", "link", "add", "cni0", "type", "bridge"],
+        # With an address of its own: else it takes its lowest port's, and when that pod ends the others wait for ARP.
+        ["ip", "link", "add", "cni0", "address", "02:00:0a:58:00:01", "type", "bridge"],
         ["ip", "addr", "add", f"{NODE_IP}/16", "dev", "cni0"],
         ["ip", "link", "set", "cni0", "up"],
     ):

@@ -1,79 +1,101 @@
-"""The whole flywheel on the platform of a cluster: the same pipeline, the same detector, other URIs."""
+"""The whole flywheel on the platform of a cluster, as the README tells it: the same detector as on one machine."""
 
-import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import boto3
+import yaml
 from kfp_flywheel.components.runtime.adapters.kubernetes import connect as connect_api
 from kfp_flywheel.components.runtime.artifacts import ModelPackage
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.manifests import find
+from kfp_flywheel.components.runtime.step import StepRecord, run_records
 from kfp_flywheel.components.runtime.wiring import connect
-from kfp_flywheel.pipelines import asking, running
+from kfp_flywheel.pipelines import running
 from kubernetes import client
 
 from tests import servers
 
+from .control import ControlPlane
+
+REPO = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPO / "README.md").read_text(), flags=re.DOTALL)
 STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "register", "rollout"]
-SMALL = {
-    "architecture": "narrow",
-    "image_size": 96,
-    "epochs": 8,
-    "batch": 8,
-    "learning_rate": 0.01,
-    "mosaic": 0.0,
-    "cpus_per_worker": 1,
-    "min_map50": 0.3,
-    "min_class_map50": 0.0,
-}
 
 
-def flywheel(platform: Platform, source: str, folder: Path) -> dict[str, Any]:
-    """`flywheel run --platform FILE`; gives its document."""
-    file, config = folder / "cluster.yaml", folder / "small.yaml"
-    file.write_bytes(platform.to_json())
-    config.write_text(json.dumps(SMALL))
-    command = [sys.executable, "-m", "kfp_flywheel.pipelines.cli", "run", "--platform", str(file), "--json"]
-    command += ["--config", str(config), "--data", source, "--root", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    ended: dict[str, Any] = json.loads(done.stdout)
-    return ended
+def block(kind: str, number: int) -> str:
+    """A snippet of the README."""
+    return [text for found, text in BLOCKS if found == kind][number]
 
 
-def package_of(steps: list[dict[str, Any]], platform: Platform) -> ModelPackage:
-    (made,) = [step["artifact"] for step in steps if step["step"] == "train"]
+def write_files(folder: Path, platform: Platform, image: Path) -> None:
+    """What the README has a person write, with the addresses of this cluster in it."""
+    document = yaml.safe_load(block("yaml", 1))
+    here = platform.plain()
+    document |= {name: here[name] for name in ("store", "jobs", "serving", "tracking", "gateway")}
+    document["pods"] |= {name: here["pods"][name] for name in ("env", "host_paths", "head_memory", "worker_memory")}
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(document))
+    (folder / "build").mkdir()
+    (folder / "build/images.yaml").write_text(yaml.safe_dump(here["images"]))
+    small = yaml.safe_load(block("yaml", 0)) | {"epochs": 8, "cpus_per_worker": 1}  # the node has two
+    (folder / "small.yaml").write_text(yaml.safe_dump(small))
+    shutil.copy(image, folder / "image.jpg")
+
+
+def last_run(platform: Platform) -> list[StepRecord]:
+    store = connect(platform).store
+    runs = {key.split("/")[1] for key in store.list("runs/")}
+    return max((run_records(store, run) for run in runs), key=lambda records: records[-1].started)
+
+
+def package_of(records: list[StepRecord], platform: Platform) -> ModelPackage:
+    (made,) = [record.artifact for record in records if record.step == "train"]
     return find(connect(platform).store, made, ModelPackage)
 
 
 def test_the_same_pipeline_makes_the_same_detector_on_a_cluster(
-    cluster_platform: Platform, serve_image: str, tracking: str, shapes: Path, namespace: str, tmp_path: Path
+    plane: ControlPlane,
+    cluster_platform: Platform,
+    serve_image: str,
+    tracking: str,
+    shapes: Path,
+    namespace: str,
+    tmp_path: Path,
 ) -> None:
     there = cluster_platform.but(images=cluster_platform.images | {"serve": serve_image}, tracking=tracking)
     here = Platform.local(tmp_path / "local")
     for path in shapes.parent.rglob("*.*"):
         key = f"{namespace}/shapes/{path.relative_to(shapes.parent)}"
         boto3.client("s3").put_object(Bucket=servers.BUCKET, Key=key, Body=path.read_bytes())
+    picture = next((shapes.parent / "images" / "test").iterdir())
+    write_files(tmp_path, there, picture)
+    plane.kubectl("apply", "-n", namespace, "-f", str(REPO / "manifests/base/steps.yaml"))
 
-    ended = flywheel(there, f"{there.store}/shapes", tmp_path)
-    assert [step["step"] for step in ended["steps"]] == STEPS
-    assert ended["decision"] == "promote"
+    def follow_the_readme() -> list[StepRecord]:
+        script = block("sh", 1).replace("s3://bucket/pets", f"{there.store}/shapes")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return last_run(there)
 
-    parameters = running.read_parameters(str(shapes), None, [f"{name}={value}" for name, value in SMALL.items()])
-    local = running.run(parameters, here, tmp_path / "local", 0, quiet=True)
-    ours, theirs = package_of([step.plain() for step in local.run.steps], here), package_of(ended["steps"], there)
+    first = follow_the_readme()
+    assert [record.step for record in first] == STEPS
+    assert first[-1].sentence.startswith("Promoted: ")
+    assert (tmp_path / "image.boxes.jpg").stat().st_size > 0
+
+    small = yaml.safe_load((tmp_path / "small.yaml").read_text())
+    parameters = running.read_parameters(str(shapes), None, [f"{name}={value}" for name, value in small.items()])
+    running.run(parameters, here, tmp_path / "local", 0, quiet=True)
+    ours, theirs = package_of(last_run(here), here), package_of(first, there)
     assert (ours.checkpoint.digest, ours.id) == (theirs.checkpoint.digest, theirs.id)
 
-    picture = next((shapes.parent / "images" / "test").iterdir())
-    answer = asking.predict(picture, "detector", tmp_path / "boxes.png", there)
-    assert answer["detections"]
-    assert asking.status("detector", there)["versions"]["v1"]["ready"]
-
-    again = flywheel(there, f"{there.store}/shapes", tmp_path)
-    assert [step["step"] for step in again["steps"]] == STEPS[:4]
+    assert [record.step for record in follow_the_readme()] == STEPS[:4]
     custom = client.CustomObjectsApi(connect_api())
     for plural in ("rayjobs", "rayclusters"):
         assert custom.list_namespaced_custom_object("ray.io", "v1", namespace, plural)["items"] == []
