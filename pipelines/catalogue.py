@@ -73,13 +73,16 @@ def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
 
 def _secrets_of(spec: dict[str, Any], platform: Platform) -> dict[str, Any]:
     """KFP's second document: which secrets become environment variables of the steps, by name."""
-    secrets = [
-        {
-            "secretName": name,
-            "secretNameParameter": {"runtimeValue": {"constant": name}},
-            "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
-        }
-        for name, keys in platform.pods.secrets.items()
-    ]
-    executors = {name: {"secretAsEnv": secrets} for name in spec["deploymentSpec"]["executors"]}
+
+    def secrets() -> list[dict[str, Any]]:
+        return [
+            {
+                "secretName": name,
+                "secretNameParameter": {"runtimeValue": {"constant": name}},
+                "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
+            }
+            for name, keys in platform.pods.secrets.items()
+        ]
+
+    executors = {name: {"secretAsEnv": secrets()} for name in spec["deploymentSpec"]["executors"]}
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
