@@ -1,5 +1,6 @@
 """Servers on this machine: object stores that speak what the clouds' do (moto's S3, fake-gcs-server), and MLflow."""
 
+import logging
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ class S3:
     def start(self) -> None:
         from moto.server import ThreadedMotoServer
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
         self.server = ThreadedMotoServer(self.host, self.port, verbose=False)
         self.server.start()
 

@@ -39,7 +39,7 @@ from .figures import Figure, median, publish
 
 NOWHERE = Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=0)
 IMAGE = f"{images.REGISTRY}/train@sha256:{'0' * 64}"
-EVENTS = 10_000
+EVENTS = 10_500  # some are seen only in what is read again every few seconds
 WAITER = """
 import sys
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs

@@ -68,7 +68,7 @@ class Node:
         if os.geteuid() == 0:
             subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
             _remove_rules()
-            _unmount(self.places.data)
+            _unmount(self.places.root)
 
     def ctr(self, *arguments: str) -> str:
         """containerd's own client, in Kubernetes' namespace."""
