@@ -15,7 +15,7 @@ from kfp_flywheel.components.runtime.errors import Conflict, JobFailed
 from kfp_flywheel.components.runtime.ports import Jobs, JobSpec
 
 
-@pytest.fixture(params=["local", "rayjob"])
+@pytest.fixture(params=["local", pytest.param("rayjob", marks=pytest.mark.cluster)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

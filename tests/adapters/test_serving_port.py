@@ -31,7 +31,7 @@ def kserve(namespace: str) -> Platform:
     )
 
 
-@pytest.fixture(params=["local", "kserve"])
+@pytest.fixture(params=["local", pytest.param("kserve", marks=pytest.mark.cluster)])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the adapter again and again, as every step of a run does."""
     if request.param == "local":

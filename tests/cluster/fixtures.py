@@ -29,8 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a cluster are skipped without one, and get the time that pods and images take."""
     here = OWN or os.environ.get("KUBECONFIG")
     for item in items:
-        adapters = getattr(item, "callspec", None) and item.callspec.params.values()  # type: ignore[attr-defined]
-        if "cluster" in item.fixturenames or "plane" in item.fixturenames or {"kserve", "rayjob"} & {*(adapters or ())}:
+        if item.get_closest_marker("cluster") or {"cluster", "plane"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(900) if here else pytest.mark.skip(reason=HOW))
 
 

@@ -5,6 +5,7 @@ import builtins
 import dis
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,42 @@ print(*[m for m in ("torch", "ultralytics", "ray", "mlflow", "kserve", "kfp", "s
     assert found.stdout.split() == []
 
 
-def test_no_registry_address_stands_in_the_lock() -> None:
-    assert "://" not in (REPO / "requirements.lock").read_text()
+LOCKS = [REPO / "images/build.lock", *sorted(REPO.glob("images/*/requirements.lock"))]
+
+
+def locked(path: Path) -> dict[str, set[str]]:
+    """Hashes by name and version."""
+    found: dict[str, set[str]] = {}
+    for line in path.read_text().splitlines():
+        if "==" in line:
+            hashes = found.setdefault(line.split()[0], set())
+        elif "--hash=" in line:
+            hashes.add(line.split("--hash=")[1].split()[0])
+    return found
+
+
+@pytest.mark.parametrize("path", [REPO / "requirements.lock", *LOCKS], ids=lambda path: str(path.relative_to(REPO)))
+def test_no_registry_address_stands_in_a_lock(path: Path) -> None:
+    assert "://" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: str(path.relative_to(REPO)))
+def test_what_goes_into_an_image_is_what_the_tests_ran_with(path: Path) -> None:
+    everything, image = locked(REPO / "requirements.lock"), locked(path)
+    assert image
+    assert all(everything.get(name) == hashes for name, hashes in image.items()), "make lock"
+
+
+def test_every_profile_has_an_image_and_only_one_of_them_holds_torch() -> None:
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    profiles = {path.parent.name for path in LOCKS[1:]}
+    assert profiles == {"steps", "train", "serve"} <= extras.keys()
+    for profile in profiles:
+        names = {name.partition("==")[0] for name in locked(REPO / f"images/{profile}/requirements.lock")}
+        assert ({"torch", "ultralytics"} <= names) is (profile == "train")
+        assert "opencv-python-headless" in names
+        assert "opencv-python" not in names
+        assert {"boto3", "google-cloud-storage"} <= names, "every pod reaches the store"
 
 
 def test_source_of_components_is_what_kfp_ships() -> None:
