@@ -14,7 +14,8 @@ import pytest
 
 from tests.cluster import programs
 from tests.cluster.places import Places
-from tests.cluster.processes import answers, wait
+from tests.cluster.processes import answers
+from tests.waiting import wait_for
 
 BUCKET = "flywheel-tests"
 
@@ -85,7 +86,7 @@ def gcs(folder: Path) -> Iterator[str]:
         patch.setenv("STORAGE_EMULATOR_HOST", url)
         patch.setenv("GOOGLE_CLOUD_PROJECT", "tests")
         try:
-            wait("fake-gcs-server", lambda: answers(f"{url}/storage/v1/b?project=tests"))
+            wait_for(lambda: answers(f"{url}/storage/v1/b?project=tests"), 60, "fake-gcs-server")
             yield url
         finally:
             server.kill()
@@ -101,7 +102,7 @@ def mlflow(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     with (folder / "mlflow.log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait("MLflow", lambda: answers(f"http://{host}:{port}/health"), 120)
+        wait_for(lambda: answers(f"http://{host}:{port}/health"), 120, "MLflow")
         yield f"http://{host}:{port}"
     finally:
         os.killpg(server.pid, signal.SIGKILL)

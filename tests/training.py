@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -98,16 +97,6 @@ def below(pid: int, named: str = "") -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
-    """Look until something is true."""
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"still not so after {seconds} s"
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from tests.cluster.control import NODE_IP, ControlPlane
 from tests.cluster.fixtures import a_namespace, environment, platform_on
 from tests.cluster.node import Node
 from tests.cluster.places import Places
-from tests.cluster.processes import wait
 from tests.servers import s3
 from tests.training import LINEAGE, prepare, step
+from tests.waiting import wait_for
 
 from .figures import Figure, median, publish
 
@@ -209,7 +209,7 @@ def main() -> None:
             for figure in measured:
                 figures.append(figure())
                 print(f"{figures[-1].name}: {figures[-1].value:.3g} {figures[-1].unit}", flush=True)
-        wait("the namespace to go", lambda: namespace not in _namespaces(api), 120)
+        wait_for(lambda: namespace not in _namespaces(api), 120, "the namespace to go")
     publish("cluster", figures)
 
 

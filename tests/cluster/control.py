@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from tests.waiting import wait_for
+
 from . import programs
 from .keys import Keys
 from .places import Places
-from .processes import Processes, answers, wait
+from .processes import Processes, answers
 
 NODE, NODE_IP, PODS, SERVICES = "vm", "10.88.0.1", "10.88.0.0/16", "10.96.0.0/16"
 GATEWAY = "127.0.0.1:8000"
@@ -39,12 +41,12 @@ class ControlPlane:
         _bridge()
         self._etcd()
         self.api_server()
-        wait("the API server", lambda: self._kubectl_says("get", "--raw", "/readyz"), 90)
+        wait_for(lambda: self._kubectl_says("get", "--raw", "/readyz"), 90, "the API server")
         # Before the controller manager: what its garbage collector does not know at its start it learns 30 s later.
         self._definitions()
         self._controllers()
         self.apply(_kserve_objects(programs.folder_of(programs.KSERVE), Keys(self.places.keys).bundle))
-        wait("a service account", lambda: self._kubectl_says("get", "serviceaccount", "default"))
+        wait_for(lambda: self._kubectl_says("get", "serviceaccount", "default"), 60, "a service account")
         self.operators()
         for name, url in (("kuberay", "8281/readyz"), ("kserve", "8181/readyz"), ("traefik", "8383/ping")):
             self.ready(name, lambda url=url: answers(f"http://127.0.0.1:{url}"))
@@ -60,7 +62,7 @@ class ControlPlane:
     def ready(self, name: str, is_ready: Callable[[], bool], seconds: float = 90) -> None:
         """Wait for one of our processes."""
         try:
-            wait(name, lambda: self.processes.find(name) is None or is_ready(), seconds)
+            wait_for(lambda: self.processes.find(name) is None or is_ready(), seconds, name)
         except TimeoutError as error:
             raise TimeoutError(f"{error}:\n{self.processes.tail(name)}") from None
         if self.processes.find(name) is None:

@@ -13,12 +13,12 @@ from kfp_flywheel.components.runtime.config import Platform
 from kubernetes import client
 
 from tests import servers
+from tests.waiting import wait_for
 
 from . import images
 from .control import GATEWAY, NODE_IP, ControlPlane
 from .node import Node
 from .places import Places
-from .processes import wait
 
 HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up here (Linux, Go, root for pods), KUBECONFIG gives another"
 OWN = os.environ.get("FLYWHEEL_CLUSTER") == "1"
@@ -70,7 +70,7 @@ def a_namespace(cluster: client.ApiClient) -> Iterator[str]:
     """A namespace, ready to be used; it is deleted at the end, which takes its time."""
     core, name = client.CoreV1Api(cluster), f"test-{uuid.uuid4().hex[:8]}"
     core.create_namespace({"metadata": {"name": name}})
-    wait("a service account", lambda: bool(core.list_namespaced_service_account(name).items), 30)
+    wait_for(lambda: bool(core.list_namespaced_service_account(name).items), 30, "a service account")
     try:
         yield name
     finally:

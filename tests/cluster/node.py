@@ -12,9 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from tests.waiting import wait_for
+
 from . import images, programs
 from .control import NODE, NODE_IP, PODS, ControlPlane
-from .processes import answers, wait
+from .processes import answers
 
 NEEDED = (
     *("containerd", "ctr", "runc", "iptables", "conntrack", "socat", "ebtables", "ethtool"),
@@ -126,7 +128,7 @@ oom_score = 0
 """
         )
         self.processes.start("containerd", "containerd", "--config", config, "--log-level=warn")
-        wait("containerd", self._containerd_answers, 30)
+        wait_for(self._containerd_answers, 30, "containerd")
 
     def _containerd_answers(self) -> bool:
         return subprocess.run(["ctr", "-a", str(self.socket), "version"], capture_output=True).returncode == 0

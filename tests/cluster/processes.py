@@ -4,9 +4,8 @@ import contextlib
 import json
 import os
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -66,19 +65,6 @@ class Processes:
         with contextlib.suppress(FileNotFoundError):
             return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
         return ""
-
-
-def wait(what: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Look until something is so.
-
-    Raises:
-        TimeoutError: It is not, in time.
-    """
-    end = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} is not ready after {seconds:.0f} s")
-        time.sleep(0.1)
 
 
 def answers(url: str) -> bool:

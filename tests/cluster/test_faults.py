@@ -16,7 +16,8 @@ from kfp_flywheel.components.runtime.wiring import connect
 from kubernetes import client
 
 from tests.servers import S3
-from tests.training import prepare, step, wait_for
+from tests.training import prepare, step
+from tests.waiting import wait_for
 
 from .control import ControlPlane
 from .images import REGISTRY

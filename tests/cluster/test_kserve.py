@@ -12,7 +12,7 @@ from kfp_flywheel.components.runtime.ports import Served
 from kubernetes import client
 
 from tests.releases import release, stable
-from tests.training import wait_for
+from tests.waiting import wait_for
 
 from .control import GATEWAY
 

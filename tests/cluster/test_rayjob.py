@@ -18,7 +18,7 @@ from kfp_flywheel.components.runtime.errors import Conflict, FlywheelError, JobF
 from kfp_flywheel.components.runtime.ports import JobSpec
 from kubernetes import client
 
-from tests.training import wait_for
+from tests.waiting import wait_for
 
 from .control import ControlPlane
 
@@ -71,6 +71,7 @@ def nowhere(there: Cluster) -> Iterator[Cluster]:
     wait_for(lambda: there.count() == 0, 30)
 
 
+AWAY_S = 30
 HARD = Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=2)
 
 
@@ -281,9 +282,25 @@ def test_a_restart_of_the_api_server_is_not_noticed(
 
 def test_kuberay_away_for_a_while_only_costs_time(plane: ControlPlane, nowhere: Cluster) -> None:
     plane.processes.stop("kuberay")
-    jobs, lines = RayJobs(nowhere.namespace, HARD.but(wait_s=8)), list[str]()
+    jobs, lines = RayJobs(nowhere.namespace, HARD.but(wait_s=AWAY_S + 10)), list[str]()
     jobs.submit(job())
-    threading.Timer(2, plane.operators).start()
+    threading.Timer(AWAY_S, plane.operators).start()  # the fault itself
     error = ended(jobs, "train-1", lines)
     assert any("waits for KubeRay to take it up" in line for line in lines)
-    assert "waited for 8 s for a node" in str(error)
+    assert f"waited for {AWAY_S + 10} s for a node" in str(error)
+
+
+def test_a_step_killed_before_its_job_has_a_status_finds_it_again(plane: ControlPlane, nowhere: Cluster) -> None:
+    plane.processes.stop("kuberay")
+    try:
+        with subprocess.Popen([sys.executable, "-c", WAITER, nowhere.namespace], stdout=subprocess.PIPE) as step:
+            wait_for(lambda: bool(nowhere.rayjobs()), 30)
+            step.kill()
+        (made,) = nowhere.rayjobs()
+        assert "status" not in made
+    finally:
+        plane.operators()
+    jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
+    jobs.submit(job())
+    assert [found["metadata"]["uid"] for found in nowhere.rayjobs()] == [made["metadata"]["uid"]]
+    assert "waited for 2 s for a node" in str(ended(jobs, "train-1", lines))

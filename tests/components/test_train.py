@@ -33,7 +33,8 @@ from kfp_flywheel.components.train.tracking import JOB_TAG, Tracker
 
 from tests.blocks import package as block_package
 from tests.servers import free_port
-from tests.training import LINEAGE, SMALL, below, dataset_of, prepare, step, wait_for
+from tests.training import LINEAGE, SMALL, below, dataset_of, prepare, step
+from tests.waiting import wait_for
 
 EPOCHS = 6
 

@@ -14,7 +14,7 @@ from kfp_flywheel.components.runtime.wiring import connect
 from kfp_flywheel.components.serving.serve import serving
 from kfp_flywheel.pipelines import asking, running
 
-from tests.training import wait_for
+from tests.waiting import wait_for
 
 STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "register", "rollout"]
 SMALL = {

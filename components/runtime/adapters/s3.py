@@ -4,10 +4,11 @@ Credentials are boto3's business: a workload's identity, or environment variable
 """
 
 import io
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -17,8 +18,10 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 from ..errors import PlatformError
 from .objects import DIGEST, ObjectStore
 
+T = TypeVar("T")
 PART = 16 * 2**20
 """Bytes of a part of a multipart upload, of which S3 takes 10,000."""
+CHUNK = 2**20
 READS = 5
 """Attempts at a read that breaks off in the middle, which boto3 does not repeat."""
 PATIENCE = Config(
@@ -82,19 +85,25 @@ class S3Store(ObjectStore):
             raise
 
     def read(self, name: str) -> tuple[bytes, str]:
+        return self._get(name, lambda body: bytes(body.read()))
+
+    def download(self, name: str, to: Path) -> str:
+        def write(body: Any) -> None:
+            with to.open("wb") as file:
+                shutil.copyfileobj(body, file, CHUNK)
+
+        return self._get(name, write)[1]
+
+    def _get(self, name: str, consume: Callable[[Any], T]) -> tuple[T, str]:
+        """Hand an object's stream on, from its beginning again if it breaks off."""
         for attempt in range(1, READS + 1):
             found = self._client.get_object(Bucket=self.bucket, Key=name)
             try:
-                return found["Body"].read(), found["Metadata"].get(DIGEST, "")
+                return consume(found["Body"]), str(found["Metadata"].get(DIGEST, ""))
             except (HTTPClientError, IncompleteReadError, ResponseStreamingError):
                 if attempt == READS:
                     raise
         raise AssertionError
-
-    def download(self, name: str, to: Path) -> str:
-        digest = self._client.head_object(Bucket=self.bucket, Key=name)["Metadata"].get(DIGEST, "")
-        self._client.download_file(self.bucket, name, str(to))
-        return str(digest)
 
     def digest(self, name: str) -> str | None:
         try:
