@@ -9,7 +9,10 @@ from pathlib import Path
 
 REPO = Path(__file__).parents[1]
 PROFILES = sorted(path.parent.name for path in REPO.glob("images/*/requirements.lock"))
-INPUTS = ("components", "pipelines", "images/Dockerfile", "images/build.lock", "pyproject.toml", "setup.py")
+INPUTS = (
+    *("components", "pipelines", "images/Dockerfile", "images/build.lock"),
+    *("pyproject.toml", "setup.py", "README.md", "LICENSE"),
+)
 EXAMPLES = """examples:
   python images/build.py steps                                    only look whether it builds
   python images/build.py --registry ghcr.io/team --lock images.yaml
