@@ -15,7 +15,7 @@ INPUTS = (
 )
 EXAMPLES = """examples:
   python images/build.py steps                                    only look whether it builds
-  python images/build.py --registry ghcr.io/team --lock images.yaml
+  python images/build.py --registry registry.example/team --lock images.yaml
 """
 
 

@@ -63,7 +63,7 @@ def base(places: Places, say: Callable[[str], None]) -> Path:
 def built(places: Places, profile: str) -> str:
     """Build one of images/, push it to the cluster's registry, and give its name with the digest."""
     lock = places.run / f"{profile}.yaml"
-    how = (f"--registry={REGISTRY}", f"--lock={lock}", "--builder=buildah")
+    how = (f"--registry={REGISTRY}", f"--lock={lock}", "--builder=buildah", f"--base={BASE}")
     _run(places, sys.executable, "images/build.py", profile, *how)
     return str(yaml.safe_load(lock.read_text())[profile])
 

