@@ -33,7 +33,13 @@ def until_it_answers(
     deadline, told, failure = time.monotonic() + timeout_s, "", ""
     while True:
         url = serving.url(endpoint)
-        reason = ask(url) if url and _is_ready(serving, endpoint, version) else _why_not(serving, endpoint, version)
+        seen = serving.observe(endpoint).get(version) if url else None
+        if seen and seen.ready:
+            reason = ask(url)
+        elif url:
+            reason = seen.reason if seen and seen.reason else "starting"
+        else:
+            reason = "nothing serves this endpoint; next: flywheel serve"
         if url and not reason:
             return url
         champion = serving.read(endpoint).champion
@@ -54,15 +60,3 @@ def until_it_answers(
         f"endpoint {endpoint} did not answer with {version} within {timeout_s:g} s: {failure}",
         "mend the reason, then run the same command again",
     )
-
-
-def _is_ready(serving: Serving, endpoint: str, version: str) -> bool:
-    seen = serving.observe(endpoint).get(version)
-    return seen is not None and seen.ready
-
-
-def _why_not(serving: Serving, endpoint: str, version: str) -> str:
-    if not serving.url(endpoint):
-        return "nothing serves this endpoint; next: flywheel serve"
-    seen = serving.observe(endpoint).get(version)
-    return "starting" if seen is None else seen.reason or "starting"
