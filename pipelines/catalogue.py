@@ -1,5 +1,6 @@
 """Every pipeline and every component that there is, found in the folders: nothing is registered by hand."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,16 +74,17 @@ def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
 
 def _secrets_of(spec: dict[str, Any], platform: Platform) -> dict[str, Any]:
     """KFP's second document: which secrets become environment variables of the steps, by name."""
-
-    def secrets() -> list[dict[str, Any]]:
-        return [
-            {
-                "secretName": name,
-                "secretNameParameter": {"runtimeValue": {"constant": name}},
-                "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
-            }
-            for name, keys in platform.pods.secrets.items()
-        ]
-
-    executors = {name: {"secretAsEnv": secrets()} for name in spec["deploymentSpec"]["executors"]}
+    secrets = platform.pods.secrets.items()
+    executors = {
+        executor: {"secretAsEnv": [_as_environment(name, keys) for name, keys in secrets]}
+        for executor in spec["deploymentSpec"]["executors"]
+    }
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+def _as_environment(secret: str, keys: Iterable[str]) -> dict[str, Any]:
+    return {
+        "secretName": secret,
+        "secretNameParameter": {"runtimeValue": {"constant": secret}},
+        "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
+    }
