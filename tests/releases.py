@@ -20,5 +20,10 @@ def release(version: str, package: str = "p") -> Release:
 
 def stable(state: EndpointState, version: str, package: str = "p") -> EndpointState:
     """The state with one version as champion, which takes all traffic."""
-    served = {f"v{version}": Served(release=release(version, package), weight=100)}
-    return state.but(stable=f"v{version}", versions=served, since=1.0, by="me")
+    return with_champion(state, release(version, package))
+
+
+def with_champion(state: EndpointState, release: Release) -> EndpointState:
+    """The state with a release as champion, which takes all traffic."""
+    version = f"v{release.version}"
+    return state.but(stable=version, versions={version: Served(release=release, weight=100)}, since=1.0, by="me")

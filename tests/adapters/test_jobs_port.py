@@ -71,11 +71,12 @@ class Follower(threading.Thread):
             self.seen.set()
 
 
-def test_lines_are_handed_on_in_order(jobs: Jobs, image: str) -> None:
+def test_lines_are_handed_on_in_order(jobs: Jobs, image: str, kind: str) -> None:
     lines: list[str] = []
     jobs.submit(spec("work", image))
     jobs.wait("job", lines.append)
-    assert [line for line in lines if line in ("at work", "done")] == ["at work", "done"]
+    # Ray's submitter has lines of its own.
+    assert [line for line in lines if kind == "local" or line in ("at work", "done")] == ["at work", "done"]
 
 
 def test_a_failure_tells_the_exit_code_and_the_last_lines(jobs: Jobs, image: str) -> None:
@@ -90,7 +91,7 @@ def test_the_same_job_is_adopted_and_another_one_is_refused_until_it_is_cancelle
     follower.start()
     try:
         jobs.submit(spec("hang", image))
-        with pytest.raises(Conflict, match="specification"):
+        with pytest.raises(Conflict, match=r"another specification|of specification 1, not 2"):
             jobs.submit(spec("hang", image, hash="2"))
     finally:
         assert follower.seen.wait(120)

@@ -11,24 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
-from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt
 from kfp_flywheel.components.runtime.ports import Observed, Serving
 
+from tests.cluster.fixtures import platform_without_pods
 from tests.releases import release, stable
 
 Open = Callable[[], Serving]
-
-
-def kserve(namespace: str) -> Platform:
-    return Platform.of(
-        store="s3://bucket",
-        jobs=f"rayjob://{namespace}",
-        serving=f"kserve://{namespace}",
-        tracking="http://mlflow:5000",
-        images={"serve": f"127.0.0.1:5000/serve@sha256:{'0' * 64}"},
-        gateway={"address": "http://127.0.0.1:8000"},
-    )
 
 
 @pytest.fixture(params=["local", pytest.param("kserve", marks=pytest.mark.cluster)])
@@ -36,7 +25,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the adapter again and again, as every step of a run does."""
     if request.param == "local":
         return lambda: LocalServing(f"local://{tmp_path}")
-    platform = kserve(request.getfixturevalue("namespace"))
+    platform = platform_without_pods(request.getfixturevalue("namespace"))
     return lambda: KServe(platform)
 
 

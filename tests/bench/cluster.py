@@ -17,11 +17,11 @@ from kfp_flywheel.components.rollout.stage import golden_asker
 from kfp_flywheel.components.runtime.adapters.kubernetes import Objects, connect
 from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
-from kfp_flywheel.components.runtime.artifacts import ModelPackage, Release
-from kfp_flywheel.components.runtime.config import Platform, Pods
+from kfp_flywheel.components.runtime.artifacts import ModelPackage
+from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import JobFailed
 from kfp_flywheel.components.runtime.manifests import keep
-from kfp_flywheel.components.runtime.ports import JobSpec, Served
+from kfp_flywheel.components.runtime.ports import JobSpec
 from kfp_flywheel.components.runtime.wiring import connect as open_world
 from kfp_flywheel.pipelines.demo import digits
 from kubernetes import client
@@ -31,23 +31,15 @@ from tests.cluster.control import NODE_IP, ControlPlane
 from tests.cluster.fixtures import a_namespace, environment, platform_on
 from tests.cluster.node import Node
 from tests.cluster.places import Places
+from tests.cluster.waiter import NOWHERE, waiting
+from tests.releases import release, with_champion
 from tests.servers import s3
-from tests.training import LINEAGE, prepare, step
+from tests.training import prepare, step
 from tests.waiting import wait_for
 
 from .figures import Figure, median, publish
 
-NOWHERE = Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=0)
-IMAGE = f"{images.REGISTRY}/train@sha256:{'0' * 64}"
 EVENTS = 10_500  # some are seen only in what is read again every few seconds
-WAITER = """
-import sys
-from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
-from tests.bench.cluster import NOWHERE, waiting
-jobs = RayJobs(sys.argv[1], NOWHERE)
-jobs.submit(waiting(sys.argv[2]))
-jobs.wait(sys.argv[2], lambda line: print(line, flush=True))
-"""
 FOLLOWER = """
 import sys, psutil
 from kfp_flywheel.components.runtime.adapters.kubernetes import Objects, connect
@@ -61,11 +53,6 @@ for found in Objects(connect(), sys.argv[1]).follow(RAYJOB, "followed", 3):
         print("memory", psutil.Process().memory_info().rss, flush=True)
 print("memory", psutil.Process().memory_info().rss, "after", seen, flush=True)
 """
-
-
-def waiting(name: str) -> JobSpec:
-    """A job that never gets a node."""
-    return JobSpec(name, "tests.adapters.program", "work", "1", IMAGE)
 
 
 @contextmanager
@@ -88,7 +75,7 @@ def a_cluster(figures: list[Figure]) -> Iterator[Node]:
 
 
 def submitting(namespace: str) -> Figure:
-    """From the call of submit until the API server has the RayJob, its schema looked at before."""
+    """From the call of submit until the API server has the RayJob."""
     jobs, samples = RayJobs(namespace, NOWHERE), []
     for number in range(10):
         start = time.perf_counter()
@@ -103,7 +90,8 @@ def ending(namespace: str) -> Figure:
     objects, samples = Objects(connect(), namespace), []
     for number in range(5):
         name = f"ended-{number}"
-        with subprocess.Popen([sys.executable, "-c", WAITER, namespace, name], stdout=subprocess.PIPE, text=True) as at:
+        command = [sys.executable, "-m", "tests.cluster.waiter", namespace, name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as at:
             assert at.stdout is not None
             next(line for line in at.stdout if "waits for a node" in line)
             start = time.perf_counter()
@@ -147,24 +135,14 @@ def serving(platform: Platform, folder: Path) -> Figure:
     step(folder, platform=here, epochs=1, image_size=160)
     world, samples = open_world(platform), []
     package = ModelPackage.read(folder / "package.json")
+    uri = keep(world.store, package)
     for number in range(1, 6):
-        release = Release(
-            id=f"release-{number}",
-            lineage=LINEAGE,
-            model="detector",
-            version=str(number),
-            package=package.id,
-            package_uri=keep(world.store, package),
-            dataset=package.dataset,
-            report="report",
-        )
+        new = release(str(number), package.id).but(package_uri=uri)
         (folder / str(number)).mkdir()
-        ask = golden_asker(world.store, release, "detector", folder / str(number))
-        served = {f"v{number}": Served(release=release, weight=100)}
+        ask = golden_asker(world.store, new, "detector", folder / str(number))
         start = time.perf_counter()
-        state = world.serving.read("detector")
-        world.serving.write(state.but(stable=f"v{number}", versions=served, since=1.0, by="bench"))
-        until_it_answers(world.serving, "detector", f"v{number}", release, 120, ask, lambda line: None)
+        world.serving.write(with_champion(world.serving.read("detector"), new))
+        until_it_answers(world.serving, "detector", f"v{number}", new, 120, ask, lambda line: None)
         samples.append(time.perf_counter() - start)
     first = f"the first one, whose image was pulled: {samples[0]:.1f} s"
     return median("InferenceService applied to servable", samples[1:], "s", "<=", 10, first)

@@ -22,6 +22,8 @@ from .places import Places
 
 HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up here (Linux, Go, root for pods), KUBECONFIG gives another"
 OWN = os.environ.get("FLYWHEEL_CLUSTER") == "1"
+SERVE_IMAGE = f"{images.REGISTRY}/serve@sha256:{'0' * 64}"
+"""One that is in no registry."""
 REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 
 
@@ -124,6 +126,18 @@ def environment(places: Places) -> str:
     """The image whose packages are this environment's."""
     path = f"{ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin"
     return images.mounted(places, {"PATH": path, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def platform_without_pods(namespace: str) -> Platform:
+    """A platform whose endpoints can be written, though nothing behind them will run."""
+    return Platform.of(
+        store="s3://bucket",
+        jobs=f"rayjob://{namespace}",
+        serving=f"kserve://{namespace}",
+        tracking="http://mlflow:5000",
+        images={"serve": SERVE_IMAGE},
+        gateway={"address": f"http://{GATEWAY}"},
+    )
 
 
 def platform_on(namespace: str, s3: servers.S3, **images: str) -> Platform:

@@ -6,7 +6,7 @@ import pytest
 from kfp_flywheel.components.runtime.adapters.kserve.build import ROUTE, RUNTIME, SERVICE, service
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.kubernetes import explained
-from kfp_flywheel.components.runtime.config import Platform, Pods
+from kfp_flywheel.components.runtime.config import Pods
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt, UserError
 from kfp_flywheel.components.runtime.ports import Served
 from kubernetes import client
@@ -15,8 +15,7 @@ from tests.releases import release, stable
 from tests.waiting import wait_for
 
 from .control import GATEWAY
-
-IMAGE = "127.0.0.1:5000/serve@sha256:" + "0" * 64
+from .fixtures import SERVE_IMAGE, platform_without_pods
 
 
 class There:
@@ -24,16 +23,7 @@ class There:
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self.objects, self.namespace = client.CustomObjectsApi(api), namespace
-        self.serving = KServe(
-            Platform.of(
-                store="s3://bucket",
-                jobs=f"rayjob://{namespace}",
-                serving=f"kserve://{namespace}",
-                tracking="http://mlflow:5000",
-                images={"serve": IMAGE},
-                gateway={"address": f"http://{GATEWAY}"},
-            )
-        )
+        self.serving = KServe(platform_without_pods(namespace))
 
     def names(self, kind: tuple[str, str, str]) -> list[str]:
         found = self.objects.list_namespaced_custom_object(*kind[:2], self.namespace, kind[2])["items"]
@@ -66,7 +56,7 @@ def test_kserve_takes_the_service_up(there: There, cluster: client.ApiClient) ->
     wait_for(lambda: bool(apps.list_namespaced_deployment(there.namespace).items), 20)
     container = apps.list_namespaced_deployment(there.namespace).items[0].spec.template.spec.containers[0]
     given = {variable.name: variable.value for variable in container.env}
-    assert container.image == IMAGE
+    assert container.image == SERVE_IMAGE
     assert given["FLYWHEEL_PACKAGE"] == "s3://bucket/artifacts/p.json"
     assert container.readiness_probe.http_get.path == "/v2/models/detector/ready"
     assert container.termination_message_policy == "FallbackToLogsOnError"

@@ -15,19 +15,14 @@ from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB, build
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import TERMINATED, RayJobs
 from kfp_flywheel.components.runtime.config import Pods
 from kfp_flywheel.components.runtime.errors import Conflict, FlywheelError, JobFailed, PlatformError, UserError
-from kfp_flywheel.components.runtime.ports import JobSpec
 from kubernetes import client
 
 from tests.waiting import wait_for
 
 from .control import ControlPlane
+from .waiter import IMAGE, NOWHERE, waiting
 
-IMAGE = "127.0.0.1:5000/train@sha256:" + "0" * 64
 KINDS = (("ray.io", "v1", "rayjobs"), ("ray.io", "v1", "rayclusters"))
-
-
-def job(name: str = "train-1", hash: str = "h1", **changes: Any) -> JobSpec:
-    return JobSpec(name, "tests.adapters.program", "file:///nowhere", hash, IMAGE, **changes)
 
 
 class Cluster:
@@ -72,7 +67,7 @@ def nowhere(there: Cluster) -> Iterator[Cluster]:
 
 
 AWAY_S = 30
-HARD = Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=2)
+HARD = NOWHERE.but(wait_s=2)
 
 
 def ended(jobs: RayJobs, name: str, lines: list[str]) -> FlywheelError:
@@ -87,7 +82,7 @@ def test_what_is_built_is_accepted_whole(there: Cluster) -> None:
         secrets={"a": ("KEY",)}, pull_secrets=("b",), env={"A": "1"}, node_selector={"c": "d"}, labels={"e": "f"},
         tolerations=({"key": "g", "operator": "Exists"},), host_paths=("/opt",), min_workers=0,
     )  # fmt: skip
-    for made in (build(job(), there.namespace, Pods()), build(job(gpus=1, workers=2), there.namespace, pods)):
+    for made in (build(waiting(), there.namespace, Pods()), build(waiting(gpus=1, workers=2), there.namespace, pods)):
         kept = there.objects.create_namespaced_custom_object(
             *RAYJOB[:2], there.namespace, RAYJOB.plural, made, dry_run="All", field_validation="Strict"
         )
@@ -98,7 +93,7 @@ def test_a_setting_that_the_installed_kuberay_lacks_is_refused(there: Cluster) -
     """KubeRay 1.4 does not know authOptions; by itself the API server would drop them, and Ray be open to all."""
     told = r"lacks it: .*unknown field \"spec\.rayClusterSpec\.authOptions\""
     with pytest.raises(UserError, match=told):
-        RayJobs(there.namespace, Pods(ray_token=True)).submit(job())
+        RayJobs(there.namespace, Pods(ray_token=True)).submit(waiting())
     assert there.rayjobs() == []
 
 
@@ -107,24 +102,24 @@ def test_a_kind_that_is_not_installed_and_a_namespace_that_is_not_there_are_name
     with pytest.raises(PlatformError, match=r"no rayjobs\.ray\.io in version v9, or no namespace"):
         Objects(there.api, there.namespace).create(kind, {"metadata": {"name": "x"}})
     with pytest.raises(PlatformError, match="or no namespace nowhere"):
-        RayJobs("nowhere", Pods()).submit(job())
+        RayJobs("nowhere", Pods()).submit(waiting())
 
 
 def test_the_same_job_is_adopted_and_another_one_of_its_name_refused(nowhere: Cluster) -> None:
     jobs = RayJobs(nowhere.namespace, HARD)
-    jobs.submit(job())
+    jobs.submit(waiting())
     first = nowhere.rayjobs()
-    RayJobs(nowhere.namespace, HARD).submit(job())
+    RayJobs(nowhere.namespace, HARD).submit(waiting())
     assert [found["metadata"]["uid"] for found in nowhere.rayjobs()] == [first[0]["metadata"]["uid"]]
     with pytest.raises(Conflict, match="of specification h1, not h2"):
-        jobs.submit(job(hash="h2"))
+        jobs.submit(waiting(hash="h2"))
     jobs.cancel("train-1")
     jobs.cancel("train-1")
 
 
 def test_a_job_without_a_node_waits_says_so_and_gives_up(nowhere: Cluster) -> None:
     jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
-    jobs.submit(job())
+    jobs.submit(waiting())
     error = ended(jobs, "train-1", lines)
     assert isinstance(error, PlatformError)
     assert "waited for 2 s for a node" in str(error)
@@ -133,8 +128,8 @@ def test_a_job_without_a_node_waits_says_so_and_gives_up(nowhere: Cluster) -> No
 
 
 def test_a_job_deleted_by_hand_ends_its_step(nowhere: Cluster) -> None:
-    jobs = RayJobs(nowhere.namespace, Pods(node_selector=HARD.node_selector, wait_s=0))
-    jobs.submit(job())
+    jobs = RayJobs(nowhere.namespace, NOWHERE)
+    jobs.submit(waiting())
     threading.Timer(1, nowhere.delete, ["train-1"]).start()
     error = ended(jobs, "train-1", [])
     assert isinstance(error, JobFailed)
@@ -147,11 +142,11 @@ def test_a_full_quota_is_an_error_that_names_it(there: Cluster) -> None:
 
     def refused() -> bool:
         try:
-            RayJobs(there.namespace, HARD).submit(job())
+            RayJobs(there.namespace, HARD).submit(waiting())
         except FlywheelError as error:
             assert "exceeded quota: small" in str(error)  # noqa: PT017
             return True
-        RayJobs(there.namespace, HARD).submit(job())
+        RayJobs(there.namespace, HARD).submit(waiting())
         there.delete("train-1")
         return False
 
@@ -164,19 +159,19 @@ def test_a_quota_of_pods_is_waited_for_and_named(nowhere: Cluster) -> None:
     )
     wait_for(lambda: bool(nowhere.core.read_namespaced_resource_quota("small", nowhere.namespace).status.hard), 20)
     jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
-    jobs.submit(job())
+    jobs.submit(waiting())
     assert "waited for 2 s for quota: small" in str(ended(jobs, "train-1", lines))
     assert any("waits for quota: small, requested: pods=1" in line for line in lines)
 
 
 def test_a_job_in_a_queue_waits_without_end_if_told_to(nowhere: Cluster) -> None:
     """Kueue holds a RayJob by `suspend`, and lets it go by taking that away."""
-    endless = HARD.but(wait_s=0, labels={"kueue.x-k8s.io/queue-name": "team"})
-    held = build(job(), nowhere.namespace, endless)
+    endless = NOWHERE.but(labels={"kueue.x-k8s.io/queue-name": "team"})
+    held = build(waiting(), nowhere.namespace, endless)
     held["spec"]["suspend"] = True
     nowhere.objects.create_namespaced_custom_object(*RAYJOB[:2], nowhere.namespace, RAYJOB.plural, held)
     jobs, lines = RayJobs(nowhere.namespace, endless), list[str]()
-    jobs.submit(job())
+    jobs.submit(waiting())
 
     def heard(line: str) -> None:
         lines.append(line)
@@ -208,7 +203,7 @@ def test_a_job_ends_with_the_workflow_of_its_step(
     monkeypatch.setattr(kubernetes, "NAMESPACE", tmp_path / "namespace")
     (tmp_path / "namespace").write_text(nowhere.namespace)
 
-    RayJobs(nowhere.namespace, HARD).submit(job())
+    RayJobs(nowhere.namespace, HARD).submit(waiting())
     assert nowhere.rayjobs()[0]["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
     nowhere.objects.delete_namespaced_custom_object(*workflows, "run-1")
     wait_for(lambda: nowhere.rayjobs() == [], 30)
@@ -216,30 +211,23 @@ def test_a_job_ends_with_the_workflow_of_its_step(
 
 def test_what_validation_refuses_is_the_users_to_mend(nowhere: Cluster) -> None:
     jobs = RayJobs(nowhere.namespace, HARD)
-    made = build(job(), nowhere.namespace, HARD)
+    made = build(waiting(), nowhere.namespace, HARD)
     made["spec"]["backoffLimit"] = -1
     nowhere.objects.create_namespaced_custom_object(*RAYJOB[:2], nowhere.namespace, RAYJOB.plural, made)
-    jobs.submit(job())
+    jobs.submit(waiting())
     error = ended(jobs, "train-1", [])
     assert isinstance(error, UserError)
     assert "refused by KubeRay" in str(error)
 
 
-WAITER = """
-import sys
-from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
-from tests.cluster.test_rayjob import Pods, job
-jobs = RayJobs(sys.argv[1], Pods(node_selector={"flywheel/no-such-node": "yes"}, wait_s=0))
-jobs.submit(job())
-print("submitted", flush=True)
-jobs.wait("train-1", lambda line: print(line, flush=True))
-"""
+def command(namespace: str) -> list[str]:
+    return [sys.executable, "-m", "tests.cluster.waiter", namespace, "train-1"]
 
 
 @pytest.fixture
 def waiter(nowhere: Cluster) -> Iterator[subprocess.Popen[str]]:
     """A step that waits for its job."""
-    with subprocess.Popen([sys.executable, "-c", WAITER, nowhere.namespace], stdout=subprocess.PIPE, text=True) as step:
+    with subprocess.Popen(command(nowhere.namespace), stdout=subprocess.PIPE, text=True) as step:
         assert step.stdout is not None
         for line in step.stdout:
             if "waits for" in line:
@@ -263,7 +251,7 @@ def test_a_step_that_is_killed_finds_its_job_again(waiter: subprocess.Popen[str]
     waiter.kill()
     waiter.wait(10)
     jobs = RayJobs(nowhere.namespace, HARD)
-    jobs.submit(job())
+    jobs.submit(waiting())
     assert [found["metadata"]["uid"] for found in nowhere.rayjobs()] == [uid]
     jobs.cancel("train-1")
 
@@ -283,7 +271,7 @@ def test_a_restart_of_the_api_server_is_not_noticed(
 def test_kuberay_away_for_a_while_only_costs_time(plane: ControlPlane, nowhere: Cluster) -> None:
     plane.processes.stop("kuberay")
     jobs, lines = RayJobs(nowhere.namespace, HARD.but(wait_s=AWAY_S + 10)), list[str]()
-    jobs.submit(job())
+    jobs.submit(waiting())
     threading.Timer(AWAY_S, plane.operators).start()  # the fault itself
     error = ended(jobs, "train-1", lines)
     assert any("waits for KubeRay to take it up" in line for line in lines)
@@ -293,7 +281,7 @@ def test_kuberay_away_for_a_while_only_costs_time(plane: ControlPlane, nowhere: 
 def test_a_step_killed_before_its_job_has_a_status_finds_it_again(plane: ControlPlane, nowhere: Cluster) -> None:
     plane.processes.stop("kuberay")
     try:
-        with subprocess.Popen([sys.executable, "-c", WAITER, nowhere.namespace], stdout=subprocess.PIPE) as step:
+        with subprocess.Popen(command(nowhere.namespace), stdout=subprocess.PIPE) as step:
             wait_for(lambda: bool(nowhere.rayjobs()), 30)
             step.kill()
         (made,) = nowhere.rayjobs()
@@ -301,6 +289,6 @@ def test_a_step_killed_before_its_job_has_a_status_finds_it_again(plane: Control
     finally:
         plane.operators()
     jobs, lines = RayJobs(nowhere.namespace, HARD), list[str]()
-    jobs.submit(job())
+    jobs.submit(waiting())
     assert [found["metadata"]["uid"] for found in nowhere.rayjobs()] == [made["metadata"]["uid"]]
     assert "waited for 2 s for a node" in str(ended(jobs, "train-1", lines))

@@ -7,10 +7,10 @@ from kfp_flywheel.components.rollout.ready import until_it_answers
 from kfp_flywheel.components.rollout.stage import golden_asker
 from kfp_flywheel.components.runtime.artifacts import Release
 from kfp_flywheel.components.runtime.config import Platform
-from kfp_flywheel.components.runtime.ports import Served
 from kfp_flywheel.components.runtime.wiring import World, connect
 from kfp_flywheel.components.serving.client import infer
 
+from tests.releases import with_champion
 from tests.tiny import tiny_images, tiny_release
 
 
@@ -21,9 +21,7 @@ def world(cluster_platform: Platform, serve_image: str) -> World:
 
 def serve(world: World, release: Release) -> None:
     """Make a release the champion."""
-    version = f"v{release.version}"
-    served = {version: Served(release=release, weight=100)}
-    world.serving.write(world.serving.read("detector").but(stable=version, versions=served, since=1.0, by="test"))
+    world.serving.write(with_champion(world.serving.read("detector"), release))
 
 
 def until(world: World, release: Release, folder: Path, seconds: float = 60) -> str:
