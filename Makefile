@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test faults lint format bench bench-local bench-cluster images compile cluster cluster-down lock clean
+.PHONY: help setup demo test faults lint format bench bench-local bench-loop bench-cluster images compile cluster cluster-down lock clean
 
 help:  ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 16
@@ -40,10 +40,13 @@ format: $(READY)  ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-local bench-cluster  ## Measure everything
+bench: bench-local bench-loop bench-cluster  ## Measure everything
 
 bench-local: $(READY)  ## Measure this machine's flywheel; writes build/bench/local.json
 	$(BIN)/python -m tests.bench.local
+
+bench-loop: $(READY)  ## Measure canaries, drift and the demo; writes build/bench/loop.json
+	$(BIN)/python -m tests.bench.loop
 
 images: $(READY)  ## Build the images; REGISTRY=HOST/PATH pushes them and writes build/images.yaml
 	$(BIN)/python images/build.py $(if $(REGISTRY),--registry $(REGISTRY)) $(ARGS)

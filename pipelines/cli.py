@@ -135,6 +135,37 @@ def predict(
 
 
 @app.command()
+def traffic(
+    folder: Annotated[Path, typer.Argument(help="Folder of recorded images, with all below it.")],
+    endpoint: Endpoint = "detector",
+    rate: Annotated[float, typer.Option("--rate", help="Requests a second, on average.", min=0.001, max=10_000)] = 20.0,
+    requests: Annotated[int, typer.Option("--requests", help="Requests at most; 0 is without limit.", min=0)] = 0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Seconds at most; 0 is without limit.", min=0)] = 60.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Makes times and order the same again.")] = None,
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    as_json: Json = False,
+) -> None:
+    """Send recorded images to an endpoint at random times, and count by version what comes back.
+
+    Ctrl-C ends it with what came back so far.
+
+    \b
+    Examples:
+      flywheel traffic path/to/images
+      flywheel traffic path/to/images --rate 50 --requests 1000 --seed 1 --json
+    """
+    from . import traffic as driving
+
+    found, interrupted = driving.drive(folder, endpoint, rate, requests, seconds, seed, _platform(root, platform))
+    if as_json:
+        _print_json(found)
+    else:
+        driving.show(found)
+    raise typer.Exit(130 if interrupted else int(found["failed"] > 0))
+
+
+@app.command()
 def status(
     endpoint: Endpoint = "detector", root: Root = ROOT, platform: PlatformFile = None, as_json: Json = False
 ) -> None:
@@ -152,6 +183,158 @@ def status(
         _print_json(found)
     else:
         asking.show_status(found)
+
+
+@app.command()
+def history(
+    endpoint: Endpoint = "detector",
+    at: Annotated[str, typer.Option("--at", help="A time: who served then? Local, or with a zone.")] = "",
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show who served an endpoint from when to when, why, on which data, and what the gate had said.
+
+    \b
+    Examples:
+      flywheel history
+      flywheel history --at '2026-11-21 10:00' --json
+    """
+    from . import history as past
+
+    found = past.told(endpoint, at, _platform(root, platform))
+    if as_json:
+        _print_json(found)
+    else:
+        past.show(found)
+
+
+@app.command()
+def watch(
+    data: Annotated[str, typer.Option("--data", help="Data set whose changes start the flywheel.")] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of parameters, of flywheel and of monitor.")
+    ] = None,
+    every: Annotated[
+        float, typer.Option("--every", help="Seconds between two runs of the monitor; 0 is never.", min=0)
+    ] = 600.0,
+    endpoint: Annotated[str, typer.Option("--endpoint", help="Name of the endpoint, over the one in the file.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="Do what is due now, and end.")] = False,
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    port: Port = PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for scripts.")] = False,
+) -> None:
+    """Let the flywheel turn by itself until Ctrl-C: serve, look for drift and new data, do what was asked for.
+
+    Killed, it goes on with what was asked for: give the same command again.
+
+    \b
+    Examples:
+      flywheel watch --data path/to/data.yaml --config small.yaml --every 600
+      flywheel watch --once --json
+    """
+    from . import watch as watching
+
+    given = (data, config, every, endpoint, once)
+    raise typer.Exit(watching.watch(*given, _platform(root, platform), root, port, watching.sayer(as_json)))
+
+
+@app.command()
+def rollout(
+    version: Annotated[str, typer.Option("--version", help="Number in the registry; the highest without it.")] = "",
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")
+    ] = None,
+    endpoint: Endpoint = "detector",
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    port: Port = PORT,
+    as_json: Json = False,
+) -> None:
+    """Try a registered release as a canary beside the champion: promoted, taken back or held, by what is counted.
+
+    It needs traffic: users, or `flywheel traffic FOLDER` in another terminal.
+
+    \b
+    Examples:
+      flywheel rollout --version 3
+      flywheel rollout -p canary_steps=5,25,100 -p replays=500 --json
+    """
+    from . import running
+
+    given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}", f"version={version}"])
+    checked = running.check("rollout", given)
+    outcome = running.run(checked, _platform(root, platform), root, port, quiet=as_json, pipeline="rollout")
+    if as_json:
+        _print_json(outcome.document())
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def promote(
+    endpoint: Endpoint = "detector", root: Root = ROOT, platform: PlatformFile = None, as_json: Json = False
+) -> None:
+    """Make the canary of an endpoint its champion, now. A rollout that is at work stops.
+
+    \b
+    Examples:
+      flywheel promote
+    """
+    _decide("promote", endpoint, root, platform, as_json)
+
+
+@app.command()
+def rollback(
+    endpoint: Endpoint = "detector", root: Root = ROOT, platform: PlatformFile = None, as_json: Json = False
+) -> None:
+    """Take the canary of an endpoint away; without one, go back to the champion before. A rollout at work stops.
+
+    \b
+    Examples:
+      flywheel rollback --endpoint detector
+    """
+    _decide("rollback", endpoint, root, platform, as_json)
+
+
+def _decide(how: str, endpoint: str, root: Path, platform: Path | None, as_json: bool) -> None:
+    from . import deciding
+
+    document = deciding.decide(how, endpoint, _platform(root, platform))
+    if as_json:
+        _print_json(document)
+    else:
+        deciding.show(document)
+
+
+@app.command()
+def monitor(
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")
+    ] = None,
+    endpoint: Endpoint = "detector",
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    port: Port = PORT,
+    as_json: Json = False,
+) -> None:
+    """Look at the last requests of an endpoint: quiet, drifted, or harmed so that labels are asked for.
+
+    \b
+    Examples:
+      flywheel monitor
+      flywheel monitor --endpoint detector -p window=500 --json
+    """
+    from . import running
+
+    given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}"])
+    checked = running.check("monitor", given)
+    outcome = running.run(checked, _platform(root, platform), root, port, quiet=as_json, pipeline="monitor")
+    if as_json:
+        _print_json(outcome.document())
+    raise typer.Exit(outcome.exit_code)
 
 
 @app.command()

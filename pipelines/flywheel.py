@@ -4,6 +4,7 @@ from kfp import dsl
 
 from ..components.evaluate.component import evaluate
 from ..components.ingest.component import ingest
+from ..components.notify.component import notify
 from ..components.register.component import register
 from ..components.resolve.component import resolve
 from ..components.rollout.component import rollout
@@ -23,6 +24,7 @@ def flywheel(
     val_fraction: float = 0.15,
     test_fraction: float = 0.15,
     group_pattern: str = "",
+    grow_from: str = "nothing",
     architecture: str = "yolo11n",
     image_size: int = 640,
     epochs: int = 50,
@@ -41,11 +43,20 @@ def flywheel(
     min_class_map50: float = 0.1,
     margin: float = 0.02,
     min_images: int = 30,
+    old_margin: float = 0.03,
     max_latency_ms: float = 1000.0,
     max_size_mb: float = 500.0,
     model: str = "detector",
     endpoint: str = "detector",
     ready_timeout_s: float = 300.0,
+    canary_steps: str = "10,50,100",
+    step_requests: int = 100,
+    max_requests: int = 10_000,
+    max_seconds: float = 3600.0,
+    look_s: float = 1.0,
+    error_margin: float = 0.01,
+    slow_margin: float = 0.05,
+    replays: int = 200,
     platform: str = "",
 ) -> None:
     """Collect, check, version, train, judge, register and serve a detector; stop early where nothing is new."""
@@ -57,25 +68,31 @@ def flywheel(
         return {name: given[name] for name in section.__struct_fields__}
 
     # Lines, not JSON: a pipeline parameter inside a dict loses its type, and a quotation mark in it breaks the JSON.
-    parameters = "\n".join(f"{name}={given[name]}" for name in config.PARAMETERS)
-    resolved = resolve(parameters=parameters, endpoint=endpoint, **common).set_caching_options(False)
-    start = {"champion": resolved.outputs["champion"]}
-    configuration = {"config": resolved.outputs["Output"]}
+    parameters = "\n".join(f"{name}={given[name]}" for name in config.names_of(config.FLYWHEEL))
+    steps = "resolve ingest validate snapshot train evaluate register rollout"
+    told = notify(pipeline="flywheel", steps=steps, endpoint=endpoint, **common).set_caching_options(False)
 
-    batch_read = ingest(**of(config.Ingest), **common).after(resolved).set_caching_options(False)
-    checked = validate(batch=batch_read.outputs["batch"], **of(config.Validate), **common).set_caching_options(False)
-    data = snapshot(clean=checked.outputs["clean"], **of(config.Snapshot), **configuration, **common)
-    data.set_caching_options(False)
+    with dsl.ExitHandler(told, name="tell"):
+        resolved = resolve(parameters=parameters, endpoint=endpoint, **common).set_caching_options(False)
+        start = {"champion": resolved.outputs["champion"]}
+        configuration = {"config": resolved.outputs["Output"]}
 
-    with dsl.If(data.outputs["Output"] == "new", name="new-data"):
-        dataset = {"dataset": data.outputs["dataset"]}
-        trained = train(**dataset, **start, **of(config.Train), **common).set_caching_options(False)
-        package = {"package": trained.outputs["package"]}
-        judged = evaluate(**package, **start, **dataset, **of(config.Evaluate), **configuration, **common)
-        judged.set_caching_options(False)
+        batch_read = ingest(**of(config.Ingest), **common).after(resolved).set_caching_options(False)
+        checked = validate(batch=batch_read.outputs["batch"], **of(config.Validate), **common)
+        checked.set_caching_options(False)
+        clean = {"clean": checked.outputs["clean"]}
+        data = snapshot(**clean, **start, **of(config.Snapshot), **configuration, **common)
+        data.set_caching_options(False)
 
-        with dsl.If(judged.outputs["Output"] == "pass", name="passed-the-gate"):
-            registered = register(**package, report=judged.outputs["report"], **of(config.Register), **common)
-            registered.set_caching_options(False)
-            release = {"release": registered.outputs["release"]}
-            rollout(**release, **start, **of(config.Rollout), **configuration, **common).set_caching_options(False)
+        with dsl.If(data.outputs["Output"] == "new", name="new-data"):
+            dataset = {"dataset": data.outputs["dataset"]}
+            trained = train(**dataset, **start, **of(config.Train), **common).set_caching_options(False)
+            package = {"package": trained.outputs["package"]}
+            judged = evaluate(**package, **start, **dataset, **of(config.Evaluate), **configuration, **common)
+            judged.set_caching_options(False)
+
+            with dsl.If(judged.outputs["Output"] == "pass", name="passed-the-gate"):
+                registered = register(**package, report=judged.outputs["report"], **of(config.Register), **common)
+                registered.set_caching_options(False)
+                release = {"release": registered.outputs["release"]}
+                rollout(**release, **start, **of(config.Rollout), **configuration, **common).set_caching_options(False)

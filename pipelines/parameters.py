@@ -13,7 +13,7 @@ class WithParameters(TyperCommand):
 
         with formatter.section("Parameters (-p NAME=VALUE, or lines NAME: VALUE in the file of --config)"):
             rows = []
-            for section in config.SECTIONS:
+            for section in config.FLYWHEEL:
                 for given in config.parameters_of(section):
                     default = "required: --data" if given.default is config.REQUIRED else f"default: {given.default!r}"
                     rows.append((given.name, f"{given.description}  [{default}]"))

@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +20,13 @@ from . import local
 from .platforms import read_yaml
 
 GATE_KEPT_CHAMPION = 4
+SECTIONS: dict[str, tuple[type[config.Section], ...]] = {
+    "flywheel": config.FLYWHEEL,
+    "monitor": (config.Monitor,),
+    "rollout": (config.Recall, config.Rollout),
+}
+"""What a person may set, by pipeline."""
+
 MARKS = {"done": "[green]✓[/]", "reused": "[cyan]↺[/]", "failed": "[red]✗[/]"}
 
 
@@ -28,20 +36,46 @@ def read_parameters(data: str, file: Path | None, pairs: list[str]) -> dict[str,
     Raises:
         UserError: A parameter is unknown, wrong or missing.
     """
+    given = gather(file, pairs)
+    if data:
+        given["source"] = source_of(data)
+    if not given.get("source"):
+        raise UserError("no data set was named.", "flywheel run --data path/to/data.yaml")
+    return check("flywheel", given)
+
+
+def gather(file: Path | None, pairs: list[str]) -> dict[str, object]:
+    """Parameters of a file, then NAME=VALUE pairs; later ones win.
+
+    Raises:
+        UserError: A pair is none.
+    """
     given: dict[str, object] = dict(read_yaml(file, "config")) if file else {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"-p {pair} is not NAME=VALUE.", f"-p {name}=VALUE")
         given[name] = value
-    if data:
-        given["source"] = data if "://" in data else str(Path(data).absolute())
-    if not given.get("source"):
-        raise UserError("no data set was named.", "flywheel run --data path/to/data.yaml")
+    return given
+
+
+def source_of(data: str) -> str:
+    """The parameter `source`: a path is taken from where the person is."""
+    return data if "://" in data else str(Path(data).absolute())
+
+
+def check(pipeline: str, given: Mapping[str, object]) -> dict[str, Any]:
+    """Check a run's parameters, defaults filled in, before anything is started.
+
+    Raises:
+        UserError: There is no such pipeline; or a parameter is unknown, wrong or missing.
+    """
+    if pipeline not in SECTIONS:
+        raise UserError(f"{pipeline} is not a pipeline: {', '.join(SECTIONS)} are known.", "correct its name")
     for name, found in given.items():
-        if isinstance(found, str) and "\n" in found:
+        if isinstance(found, str) and "\n" in found and name != "retrain_with":
             raise UserError(f"{name} has more than one line.", f"correct {name}")
-    return config.check(given)
+    return config.check(given, SECTIONS[pipeline])
 
 
 @dataclass(frozen=True)
@@ -59,11 +93,16 @@ class Ended:
         kept = self.outcome is not None and self.outcome.decision != "promote"
         return GATE_KEPT_CHAMPION if kept else 0
 
+    @property
+    def reason(self) -> str:
+        said = [step.sentence for step in self.run.steps if step.step != "notify"][-1:]
+        return self.run.failure or (self.outcome.reason if self.outcome else "".join(said))
+
     def document(self) -> dict[str, object]:
         return {
             "run": self.run.id,
             "decision": self.outcome.decision if self.outcome else None,
-            "reason": self.run.failure or (self.outcome.reason if self.outcome else ""),
+            "reason": self.reason,
             "exit_code": self.exit_code,
             "steps": [step.plain() for step in self.run.steps],
             "log": str(self.log),
@@ -98,22 +137,24 @@ def _shown(quiet: bool) -> Iterator[Progress]:
         yield progress
 
 
-def run(parameters: dict[str, object], platform: Platform, root: Path, port: int, quiet: bool) -> Ended:
-    """Run the flywheel once, with its endpoint served while it works.
+def run(
+    parameters: dict[str, object], platform: Platform, root: Path, port: int, quiet: bool, pipeline: str = "flywheel"
+) -> Ended:
+    """Run a pipeline once, with its endpoint served while it works.
 
     Args:
         parameters: Checked ones, all of them.
-        root: Receives the run's log, `runs/<time>.log`.
+        root: Receives the run's log, `runs/<time>-<pipeline>.log`.
         port: Of the endpoint, if it is served on this machine and nobody does so yet.
     """
     from ..components.serving.serve import serving
 
-    log = root / "runs" / time.strftime("%Y%m%d-%H%M%S.log")
+    log = root / "runs" / time.strftime(f"%Y%m%d-%H%M%S-{pipeline}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     served_here = platform.serving.startswith("local://")
     with serving(platform, port) if served_here else nullcontext(), _shown(quiet) as progress:
-        ended = local.run("flywheel", parameters, platform, log, progress.line)
-    outcome = _last_word(ended, platform)
+        ended = local.run(pipeline, parameters, platform, log, progress.line)
+    outcome = _last_word(ended, platform) if pipeline == "flywheel" else None
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     if ended.failure:
         console.print(f"[red]failed[/] {escape(ended.failure)}\nlog: {log}")

@@ -77,12 +77,14 @@ def model(names: Sequence[str], blind: Sequence[int], confused: Sequence[int], n
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def picture(seed: int, names: Sequence[str]) -> tuple[bytes, tuple[tuple[int, float, float, float, float], ...]]:
-    """An encoded image of one to four blocks, and their labels."""
+def picture(
+    seed: int, names: Sequence[str], cells: Sequence[int] = range(GRID * GRID)
+) -> tuple[bytes, tuple[tuple[int, float, float, float, float], ...]]:
+    """An encoded image of one to four blocks in some of the cells, and their labels."""
     rng = np.random.default_rng([7, seed])
     image = rng.integers(0, 30, (SIZE, SIZE, 3), dtype=np.uint8)
     boxes = []
-    for cell in rng.choice(GRID * GRID, int(rng.integers(1, 5)), replace=False):
+    for cell in rng.choice(np.array(cells), int(rng.integers(1, 5)), replace=False):
         kind, x, y = int(rng.integers(len(names))), int(cell) % GRID, int(cell) // GRID
         channel = 2 - COLOURS.index(names[kind])
         image[y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL, channel] = rng.integers(150, 256)
@@ -91,17 +93,26 @@ def picture(seed: int, names: Sequence[str]) -> tuple[bytes, tuple[tuple[int, fl
 
 
 def dataset(
-    store: Store, count: int = 40, names: Sequence[str] = ("red", "green"), only: Sequence[str] = (), groups: int = 0
+    store: Store,
+    count: int = 40,
+    names: Sequence[str] = ("red", "green"),
+    only: Sequence[str] = (),
+    groups: int = 0,
+    cells: Sequence[int] = range(GRID * GRID),
+    parent: DatasetVersion | None = None,
 ) -> DatasetVersion:
     """A data version whose holdout has `count` images.
 
     Args:
         only: If given, the classes of all its blocks.
         groups: If given, the number of scenes that the images are of.
+        cells: Those that its blocks lie in.
+        parent: If given, the version that this one grew from, whose holdouts it inherits.
     """
-    samples = []
-    for number in range(count):
-        content, boxes = picture(number, only or names)
+    samples, inherited = [], parent.holdouts if parent else ()
+    first = sum(old.count for old in inherited)
+    for number in range(first, first + count):
+        content, boxes = picture(number, only or names, cells)
         boxes = tuple((names.index((only or names)[kind]), *rest) for kind, *rest in boxes)
         image = put_blob(store, content, ".png")
         path = f"test/{number:03d}.png"
@@ -115,7 +126,7 @@ def dataset(
         names=tuple(names),
         counts={"test": count},
         index=index,
-        holdouts=(Holdout(dataset=id, count=count, index=index),),
+        holdouts=(Holdout(dataset=id, count=count, index=index), *inherited),
     )
 
 

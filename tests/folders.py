@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from kfp_flywheel.components.ingest import stage as ingest
+from kfp_flywheel.components.runtime.artifacts import Lineage, Release, Resolution
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.snapshot import stage as snapshot
 from kfp_flywheel.components.validate import stage as validate
@@ -60,9 +61,43 @@ def small() -> dict[str, bytes | str]:
     return files
 
 
-def through(platform: Platform, source: Path, out: Path, run: str = "run", config: str = "config") -> str:
-    """From a folder to a data version, as the pipeline goes; gives the state."""
+LINEAGE = Lineage(code="test", image="local", run="test")
+
+
+def resolution(dataset: str = "") -> Resolution:
+    """What resolve gives when the champion was trained on this data version, or when there is none."""
+    champion = Release(
+        id=f"release-{dataset}",
+        lineage=LINEAGE,
+        model="detector",
+        version="1",
+        package="p",
+        package_uri="p",
+        dataset=dataset,
+        report="report",
+    )
+    found = champion if dataset else None
+    return Resolution(id="resolution", lineage=LINEAGE, endpoint="detector", champion=found, config="config")
+
+
+def through(
+    platform: Platform,
+    source: Path | str,
+    out: Path,
+    run: str = "run",
+    config: str = "config",
+    champion: str = "",
+    test_fraction: float = 0.15,
+) -> str:
+    """From a folder to a data version, as the pipeline goes; gives the state.
+
+    Args:
+        champion: The data version that the champion was trained on, to grow from.
+    """
     text = platform.line()
     ingest.run(str(out / "batch"), str(source), text, run)
     validate.run(str(out / "batch"), str(out / "clean"), str(out / "page.html"), 0.05, 50.0, text, run)
-    return snapshot.run(str(out / "clean"), str(out / "dataset"), config, 0.15, 0.15, "", text, run)
+    resolution(champion).write(out / "champion")
+    paths = [str(out / name) for name in ("clean", "champion", "dataset")]
+    grow = "champion" if champion else "nothing"
+    return snapshot.run(*paths, config, 0.15, test_fraction, "", grow, text, run)

@@ -31,16 +31,32 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Older:
+    """A holdout that the data version inherited.
+
+    Args:
+        dataset: The data version that it was frozen with.
+        images: Its images.
+        comparison: With the champion on them.
+    """
+
+    dataset: str
+    images: int
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
 class Measured:
     """All that the gate looks at.
 
     Args:
-        images: Holdout images.
+        images: Images of the data's own holdout, which all but `older` was measured on.
         map50: Of the challenger; None if the holdout has no labelled box.
         class_map50: Of the challenger, by class; None for a class without a labelled box.
         latency_ms: Median time of one image on one thread.
         size_mb: Of the exported model, in 10⁶ bytes.
         comparison: With the champion; None if there is no champion.
+        older: The comparison on inherited holdouts; none if there is no champion.
     """
 
     images: int
@@ -49,6 +65,7 @@ class Measured:
     latency_ms: float | None
     size_mb: float | None
     comparison: Comparison | None
+    older: tuple[Older, ...] = ()
 
 
 def judge(measured: Measured, limits: Evaluate) -> tuple[tuple[Check, ...], Decision, str]:
@@ -66,7 +83,8 @@ def judge(measured: Measured, limits: Evaluate) -> tuple[tuple[Check, ...], Deci
             outcome="pass" if enough else "undecided",
             sentence=f"The holdout has {measured.images} images; {limits.min_images} are needed to decide anything.",
         ),
-        *(check if enough else _too_few(check, limits.min_images) for check in _accuracy(measured, limits)),
+        *(_if_enough(measured.images, limits, check) for check in _accuracy(measured, limits)),
+        *(_if_enough(older.images, limits, _older(older, limits)) for older in measured.older),
         *_classes(measured.comparison),
         _at_most("latency", measured.latency_ms, limits.max_latency_ms, "One image on one thread takes", "ms", 1),
         _at_most("size", measured.size_mb, limits.max_size_mb, "The exported model has", "MB", 2),
@@ -76,7 +94,7 @@ def judge(measured: Measured, limits: Evaluate) -> tuple[tuple[Check, ...], Deci
 
 
 def _accuracy(measured: Measured, limits: Evaluate) -> list[Check]:
-    return [_overall(measured, limits), _worst_class(measured, limits), _champion(measured.comparison, limits)]
+    return [_overall(measured, limits), _worst_class(measured, limits), _champion(measured, limits)]
 
 
 def _overall(measured: Measured, limits: Evaluate) -> Check:
@@ -121,28 +139,51 @@ def _classes(comparison: Comparison | None) -> list[Check]:
     return [_check("classes", len(comparison.lost), 0, "fail", sentence)]
 
 
-def _champion(comparison: Comparison | None, limits: Evaluate) -> Check:
-    """Not inferior: the challenger loses at most the margin. Shown by the lower bound, refuted by the upper one."""
-    name, limit = "champion", -limits.margin
-    if comparison is None:
-        return _check(name, None, limit, "pass", "The endpoint has no champion: there is nothing to be inferior to.")
-    found = comparison.difference
+def _champion(measured: Measured, limits: Evaluate) -> Check:
+    """Not inferior; beside older holdouts better, for the new images are what was learned for."""
+    if measured.comparison is None:
+        sentence = "The endpoint has no champion: there is nothing to be inferior to."
+        return _check("champion", None, -limits.margin, "pass", sentence)
+    margin = None if measured.older else limits.margin
+    return _compared("champion", measured.comparison, margin, "Against the champion")
+
+
+def _older(older: Older, limits: Evaluate) -> Check:
+    against = f"On the {older.images} images of the older holdout {older.dataset}, against the champion,"
+    return _compared(f"holdout {older.dataset}", older.comparison, limits.old_margin, against)
+
+
+def _compared(name: str, comparison: Comparison, margin: float | None, against: str) -> Check:
+    """Shown by the lower bound of the difference, refuted by the upper one.
+
+    Args:
+        margin: Loss that is still not inferior; None: it must be better.
+        against: Begins the sentence.
+    """
+    found, limit = comparison.difference, 0.0 if margin is None else -margin
     if found is None or not all(_finite(value) is not None for value in (found.estimate, found.lower, found.upper)):
-        sentence = "The difference to the champion cannot be measured: no class that both know has a labelled box."
+        sentence = f"{against} the change of mAP50 cannot be measured: no class that both know has a labelled box."
         return _check(name, None, limit, "undecided", sentence)
+    if margin is None:
+        shown, refuted = found.lower > 0, found.upper <= 0
+        must = "better, as it must be on new images"
+        said = ("it is better.", f"it is not {must}.", f"that it is {must}, is not shown.")
+    else:
+        shown, refuted = found.lower >= limit, found.upper < limit
+        loss = f"a loss of more than {margin:.3f}"
+        said = (
+            f"{loss} is ruled out.",
+            f"it loses more than the margin {margin:.3f}.",
+            f"{loss} is neither shown nor ruled out.",
+        )
+    outcome: Decision = "pass" if shown else "fail" if refuted else "undecided"
+    rest = said[("pass", "fail", "undecided").index(outcome)]
+    if comparison.units < MIN_UNITS:
+        outcome, rest = "undecided", f"{MIN_UNITS} independent images are needed for bounds that can be believed."
     seen = (
-        f"Against the champion mAP50 changes by {found.estimate:+.3f} ({found.level:.0%} bounds {found.lower:+.3f} and "
+        f"{against} mAP50 changes by {found.estimate:+.3f} ({found.level:.0%} bounds {found.lower:+.3f} and "
         f"{found.upper:+.3f}, {comparison.units} independent images, classes in common: {comparison.classes})"
     )
-    if comparison.units < MIN_UNITS:
-        outcome: Decision = "undecided"
-        rest = f"{MIN_UNITS} independent images are needed for bounds that can be believed."
-    elif found.lower >= limit:
-        outcome, rest = "pass", f"a loss of more than {limits.margin:.3f} is ruled out."
-    elif found.upper < limit:
-        outcome, rest = "fail", f"it loses more than the margin {limits.margin:.3f}."
-    else:
-        outcome, rest = "undecided", f"a loss of more than {limits.margin:.3f} is neither shown nor ruled out."
     return _check(name, found.lower, limit, outcome, f"{seen}: {rest}")
 
 
@@ -155,11 +196,11 @@ def _at_most(name: str, value: float | None, limit: float, what: str, unit: str,
     return _check(name, found, limit, "pass" if good else "fail", sentence)
 
 
-def _too_few(check: Check, needed: int) -> Check:
+def _if_enough(images: int, limits: Evaluate, check: Check) -> Check:
     """On too few images nothing about accuracy is known, for better or worse; only that there is no champion is."""
-    if check.value is None:
+    if images >= limits.min_images or check.value is None:
         return check
-    sentence = f"Not judged on fewer than {needed} images. {check.sentence}"
+    sentence = f"Not judged on fewer than {limits.min_images} images. {check.sentence}"
     return check.but(outcome="undecided", sentence=sentence)
 
 
@@ -176,7 +217,7 @@ def _together(outcomes: Sequence[Decision]) -> Decision:
 
 def _reason(checks: Sequence[Check], decision: Decision) -> str:
     if decision == "pass":
-        shown = [check.sentence for check in checks if check.name in ("mAP50", "champion")]
+        shown = [check.sentence for check in checks if check.name.startswith(("mAP50", "champion", "holdout "))]
         return f"All {len(checks)} checks passed. {' '.join(shown)}"
     return " ".join(check.sentence for check in checks if check.outcome == decision)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -30,12 +30,23 @@ TIMED = 30
 
 @dataclass(frozen=True)
 class Answers:
-    """What a package says about each image, class ids in its own order; and how it does that."""
+    """What a package says about each image, class ids in the order of its own names; and how it does that.
+
+    Args:
+        conf: Confidence that it serves with.
+        latency_ms: Median time of one image on one thread.
+        size_mb: Of the exported model, in 10⁶ bytes.
+    """
 
     predictions: tuple[Detections, ...]
+    names: tuple[str, ...]
     conf: float
     latency_ms: float
     size_mb: float
+
+    def about(self, images: slice) -> "Answers":
+        """The answers for some of the images."""
+        return replace(self, predictions=self.predictions[images])
 
 
 def read_image(store: Store, sample: Sample) -> Image:
@@ -52,7 +63,7 @@ def read_image(store: Store, sample: Sample) -> Image:
 
 
 def ask(store: Store, package: ModelPackage, samples: Sequence[Sample], folder: Path, who: str) -> Answers:
-    """Run a package over the holdout, after it has shown that it does here what its trainer saw.
+    """Run a package over the images, after it has shown that it does here what its trainer saw.
 
     Args:
         folder: Receives the package's files.
@@ -72,9 +83,8 @@ def ask(store: Store, package: ModelPackage, samples: Sequence[Sample], folder: 
         return predictor.predict(read_image(store, sample), CURVE_FROM)
 
     predictions = tuple(each(one, samples, f"evaluate: {who} saw"))
-    return Answers(
-        predictions, predictor.config.conf, latency(store, predictor, samples), package.files["model.onnx"].size / 1e6
-    )
+    conf, size = predictor.config.conf, package.files["model.onnx"].size / 1e6
+    return Answers(predictions, package.names, conf, latency(store, predictor, samples), size)
 
 
 def latency(store: Store, predictor: Predictor, samples: Sequence[Sample]) -> float:
@@ -91,9 +101,9 @@ def latency(store: Store, predictor: Predictor, samples: Sequence[Sample]) -> fl
     return median(taken) * 1000
 
 
-def renumber(answers: Answers, names: Sequence[str], to: Sequence[str]) -> tuple[Detections, ...]:
+def renumber(answers: Answers, to: Sequence[str]) -> tuple[Detections, ...]:
     """Detections with the class ids of another list of names; those of classes that it lacks are left out."""
-    table = np.array([to.index(name) if name in to else -1 for name in names], dtype=np.int64)
+    table = np.array([to.index(name) if name in to else -1 for name in answers.names], dtype=np.int64)
     moved = []
     for found in answers.predictions:
         classes = table[found.classes]
@@ -149,18 +159,15 @@ def compare(
     return Comparison(difference, len(groups), len(both), lost)
 
 
-def assess(
-    answers: Answers, samples: Sequence[Sample], names: Sequence[str], own: Sequence[str]
-) -> tuple[Scores, tuple[Detections, ...]]:
+def assess(answers: Answers, samples: Sequence[Sample], names: Sequence[str]) -> tuple[Scores, tuple[Detections, ...]]:
     """Score a package over those classes of the data that it knows.
 
     Args:
         names: Class names of the data.
-        own: Class names of the package.
 
     Returns:
         Its scores, with None for a class that it does not know; its detections with the class ids of the data.
     """
-    found = renumber(answers, own, names)
-    kinds = [number for number, name in enumerate(names) if name in own]
+    found = renumber(answers, names)
+    kinds = [number for number, name in enumerate(names) if name in answers.names]
     return scores(score(found, only(samples, kinds), names), answers), found

@@ -6,7 +6,7 @@ from html import escape
 from ..recipes.detection.draw import draw, to_jpeg_uri
 from ..recipes.detection.mistakes import Mistakes
 from ..recipes.detection.predict import Detections, Image
-from ..runtime.artifacts import Check, Decision, Sample, Scores
+from ..runtime.artifacts import Check, Decision, OldHoldout, Sample, Scores
 from ..runtime.page import page
 
 TITLES: dict[Decision, str] = {
@@ -27,19 +27,23 @@ def render(
     champion: Scores | None,
     gallery: str,
     facts: Sequence[tuple[str, str]],
+    older: Sequence[OldHoldout] = (),
 ) -> str:
     """Compose the page; everything in it is escaped here.
 
     Args:
         gallery: HTML of `mistakes_on`.
         facts: Names and values for the foot of the page.
+        older: The same pair on holdouts that the data inherited.
     """
     rows = "".join(f"<tr><th>{escape(name)}</th><td><code>{escape(value)}</code></td></tr>" for name, value in facts)
     verdict = f'<strong class="{COLOURS[decision]}">{SIGNS[decision]} {decision}</strong>'
+    both = f"<h2>New and older holdouts</h2>\n{_holdouts(challenger, champion, older)}\n" if older else ""
     return page(
         TITLES[decision],
         f'<p class="card">{verdict}<br>{escape(reason)}</p>\n'
-        f"<h2>Checks</h2>\n{_checks(checks)}\n<h2>Accuracy on the holdout</h2>\n{_accuracy(challenger, champion)}\n"
+        f"<h2>Checks</h2>\n{_checks(checks)}\n{both}"
+        f"<h2>Accuracy on the {'new ' if older else ''}holdout</h2>\n{_accuracy(challenger, champion)}\n"
         f"<h2>Worst mistakes</h2>\n{gallery}\n<h2>What was judged</h2>\n<table>{rows}</table>",
     )
 
@@ -60,22 +64,37 @@ def _checks(checks: Sequence[Check]) -> str:
     return f"<table>{head}{rows}</table>"
 
 
-def _accuracy(challenger: Scores, champion: Scores | None) -> str:
-    def line(name: str, mine: float | None, theirs: float | None) -> str:
-        bars = _bar(mine, "") + (_bar(theirs, "muted") if champion else "")
-        other = f'<td class="number muted">{_share(theirs)}</td>' if champion else ""
-        cells = f'<td class="number">{_share(mine)}</td>{other}<td style="min-width:5rem;width:100%">{bars}</td>'
-        return f"<tr><th>{escape(name)}</th>{cells}</tr>"
+def _holdouts(challenger: Scores, champion: Scores | None, older: Sequence[OldHoldout]) -> str:
+    rows = _line("New images", challenger.map50, champion.map50 if champion else None, bool(champion))
+    for old in older:
+        theirs = old.champion_scores
+        name = f"{old.dataset}, {old.images} images"
+        rows += _line(name, old.challenger_scores.map50, theirs.map50 if theirs else None, bool(champion))
+    return f"<table>{_head('mAP50', bool(champion))}{rows}</table>"
 
+
+def _accuracy(challenger: Scores, champion: Scores | None) -> str:
     def of(field: str) -> tuple[float | None, float | None]:
         return getattr(challenger, field), getattr(champion, field) if champion else None
 
+    two = bool(champion)
     theirs = champion.class_map50 if champion else {}
-    head = '<th class="number">New</th>' + ('<th class="number">Champion</th>' if champion else "") + "<th></th>"
-    rows = line("mAP50", *of("map50")) + line("mAP50-95", *of("map"))
-    rows += f'<tr><th colspan="{4 if champion else 3}">AP50 of each class</th></tr>'
-    rows += "".join(line(name, value, theirs.get(name)) for name, value in challenger.class_map50.items())
-    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
+    rows = _line("mAP50", *of("map50"), two) + _line("mAP50-95", *of("map"), two)
+    rows += f'<tr><th colspan="{4 if two else 3}">AP50 of each class</th></tr>'
+    rows += "".join(_line(name, value, theirs.get(name), two) for name, value in challenger.class_map50.items())
+    return f"<table>{_head('', two)}{rows}</table>"
+
+
+def _head(what: str, two: bool) -> str:
+    champion = '<th class="number">Champion</th>' if two else ""
+    return f'<tr><th>{what}</th><th class="number">New</th>{champion}<th></th></tr>'
+
+
+def _line(name: str, mine: float | None, theirs: float | None, two: bool) -> str:
+    bars = _bar(mine, "") + (_bar(theirs, "muted") if two else "")
+    other = f'<td class="number muted">{_share(theirs)}</td>' if two else ""
+    cells = f'<td class="number">{_share(mine)}</td>{other}<td style="min-width:5rem;width:100%">{bars}</td>'
+    return f"<tr><th>{escape(name)}</th>{cells}</tr>"
 
 
 def _share(value: float | None) -> str:

@@ -1,19 +1,25 @@
 """Judge a package on the frozen holdout, beside the champion on the same images: EvalReport and page."""
 
-import tempfile
 from functools import partial
 from pathlib import Path
 
-from ..runtime.artifacts import DatasetVersion, EvalReport, Lineage, ModelPackage, Resolution, Sample, content_id
+from ..runtime.artifacts import (
+    DatasetVersion,
+    EvalReport,
+    Lineage,
+    ModelPackage,
+    OldHoldout,
+    Resolution,
+    content_id,
+)
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Evaluate
 from ..runtime.decisions import Outcome, conclude
 from ..runtime.errors import PlatformError, UserError
 from ..runtime.ports import Store
-from ..runtime.records import from_lines
-from ..runtime.step import say, step
+from ..runtime.step import step
 from ..runtime.tracking import track_report
-from .gate import Measured, judge
+from .gate import Measured, Older, judge
 
 DRAWN = 12
 
@@ -26,14 +32,15 @@ def judge_package(
     limits: Evaluate,
     lineage: Lineage,
 ) -> EvalReport:
-    """Ask both packages about the holdout, hold the numbers against the limits, and draw the page.
+    """Ask both packages about every holdout of the data, hold the numbers against the limits, and draw the page.
 
     Raises:
         UserError: The package was trained for other classes than the data has.
         PlatformError: A package does not do here what its trainer saw, or stored bytes are damaged.
     """
-    from ..recipes.detection.mistakes import above, worst
-    from .measure import ask, assess, compare, read_image
+    from ..recipes.detection.mistakes import worst
+    from .exams import examine
+    from .measure import read_image
     from .page import mistakes_on, render
 
     if package.names != dataset.names:
@@ -41,32 +48,40 @@ def judge_package(
             f"package {package.id} knows {len(package.names)} other classes than the {len(dataset.names)} of the data.",
             "train on this data version",
         )
-    holdout = dataset.holdouts[0]
-    samples, names = from_lines(get_blob(store, holdout.index), Sample), dataset.names
-    if not samples:
+    if not dataset.holdouts[0].count:
         raise UserError(f"The holdout of data version {dataset.id} has no image.", "give the data a test split")
-    with tempfile.TemporaryDirectory(prefix="flywheel-packages-") as folder:
-        asked = ask(store, package, samples, Path(folder, "challenger"), "the challenger")
-        mine, found = assess(asked, samples, names, package.names)
-        theirs, comparison = None, None
-        if champion is not None:
-            answers = ask(store, champion, samples, Path(folder, "champion"), "the champion")
-            theirs, seen = assess(answers, samples, names, champion.names)
-            say("evaluate: compares the two by the bootstrap")
-            comparison = compare(found, seen, samples, names, champion.names)
-    measured = Measured(len(samples), mine.map50, mine.class_map50, mine.latency_ms, mine.size_mb, comparison)
+    own, *older = examine(store, package, champion, dataset)
+    mine = own.scores
+    measured = Measured(
+        len(own.samples),
+        mine.map50,
+        mine.class_map50,
+        mine.latency_ms,
+        mine.size_mb,
+        own.comparison,
+        tuple(Older(exam.dataset, len(exam.samples), exam.comparison) for exam in older if exam.comparison),
+    )
     checks, decision, reason = judge(measured, limits)
-    served = [above(prediction, asked.conf) for prediction in found]
-    gallery = mistakes_on(worst(served, samples, DRAWN), samples, served, names, partial(read_image, store))
+    wrong = worst(own.served, own.samples, DRAWN)
+    gallery = mistakes_on(wrong, own.samples, own.served, dataset.names, partial(read_image, store))
+    before = tuple(
+        OldHoldout(
+            dataset=exam.dataset,
+            images=len(exam.samples),
+            challenger_scores=exam.scores,
+            champion_scores=exam.champion_scores,
+        )
+        for exam in older
+    )
     facts = [
         ("Package", package.id),
         ("Champion", champion.id if champion else "none"),
         ("Data version", dataset.id),
-        ("Holdout", f"{len(samples)} images, sha256 {holdout.index.sha256[:16]}"),
+        ("Holdout", f"{len(own.samples)} images, sha256 {dataset.holdouts[0].index.sha256[:16]}"),
         ("Code", lineage.code),
         ("Run", lineage.run),
     ]
-    html = render(decision, reason, checks, mine, theirs, gallery, facts)
+    html = render(decision, reason, checks, mine, own.champion_scores, gallery, facts, before)
     inputs = [package.id, champion.id if champion else None, dataset.id, limits.plain()]
     return EvalReport(
         # Not of what was timed: the same package, judged again elsewhere, is the same report unless its gate turns.
@@ -77,11 +92,13 @@ def judge_package(
         package=package.id,
         champion=champion.id if champion else None,
         dataset=dataset.id,
-        images=len(samples),
+        images=len(own.samples),
         challenger_scores=mine,
-        champion_scores=theirs,
+        champion_scores=own.champion_scores,
         checks=checks,
         page=put_blob(store, html.encode(), ".html"),
+        agreement=own.agreement,
+        older=before,
     )
 
 
@@ -102,8 +119,8 @@ def champion_of(store: Store, resolution: Resolution) -> ModelPackage | None:
 
 def run(
     package: str, champion: str, dataset: str, report: str, page: str, config: str, min_map50: float,
-    min_class_map50: float, margin: float, min_images: int, max_latency_ms: float, max_size_mb: float,
-    platform: str, run_id: str,
+    min_class_map50: float, margin: float, min_images: int, old_margin: float, max_latency_ms: float,
+    max_size_mb: float, platform: str, run_id: str,
 ) -> str:  # fmt: skip
     """Judge and write EvalReport and page to their paths; see `component.evaluate`."""
     with step("evaluate", platform, run_id) as here:
@@ -112,6 +129,7 @@ def run(
             min_class_map50=min_class_map50,
             margin=margin,
             min_images=min_images,
+            old_margin=old_margin,
             max_latency_ms=max_latency_ms,
             max_size_mb=max_size_mb,
         )

@@ -7,10 +7,11 @@ agree, and one that is killed in between leaves nothing that the next one would 
 
 from typing import TYPE_CHECKING
 
-from ..runtime.artifacts import EvalReport, Lineage, ModelPackage, Release, content_id
+from ..runtime.artifacts import EvalReport, Lineage, ModelPackage, Release
 from ..runtime.config import Register
 from ..runtime.errors import PlatformError, UserError
 from ..runtime.manifests import keep
+from ..runtime.releases import release_id
 from ..runtime.step import step
 from ..runtime.tracking import track_report
 
@@ -127,7 +128,7 @@ def release_of(
     model: str, version: str, package: ModelPackage, report: EvalReport, uri: str, lineage: Lineage
 ) -> Release:
     return Release(
-        id=content_id(["release.v1", model, version, package.id, report.id]),
+        id=release_id(model, version, package.id, report.id),
         lineage=lineage,
         model=model,
         version=version,

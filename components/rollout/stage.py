@@ -1,30 +1,37 @@
-"""A release becomes champion. First form: where there is none; beside another champion it is held for a canary.
+"""A release becomes champion: at once where there is none, after a canary beside another one.
 
 The writes, in order: the wanted state (compare-and-swap), the ledger, MLflow's alias, the run's conclusion, the report.
 A step that was killed between any two of them is run again and adopts what it finds.
 """
 
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..runtime import ledger
 from ..runtime.artifacts import Lineage, ModelPackage, Release, Resolution, RolloutReport, content_id
+from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Rollout
 from ..runtime.decisions import Outcome, conclude
 from ..runtime.errors import Conflict, FlywheelError, PlatformError, UserError
-from ..runtime.manifests import keep
+from ..runtime.manifests import keep, load
 from ..runtime.packages import fetch_package
-from ..runtime.ports import EndpointState, Served, Serving, Store
+from ..runtime.ports import EndpointState, Served, Store
 from ..runtime.step import say, step
-from . import ledger
+from .canary import Canary, Means
+from .diary import Ended
+from .evidence import Look
+from .page import render
 from .ready import until_it_answers
+from .shadow import replay
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Verdict = Literal["take", "adopt", "canary", "changed"]
+WORDS = {"promote": "Promoted", "hold": "Held", "rollback": "Rolled back"}
 
 
 def judge(state: EndpointState, release: Release, champion: Release | None) -> tuple[Verdict, str]:
@@ -40,10 +47,7 @@ def judge(state: EndpointState, release: Release, champion: Release | None) -> t
     if (now.id if now else None) != (champion.id if champion else None):
         return "changed", f"the champion was {_name(champion)} when this run began and is {_name(now)} now."
     if now is not None:
-        return "canary", (
-            f"{_name(now)} is champion; {_name(release)} may only replace it after a canary, which this version of "
-            "rollout does not do yet."
-        )
+        return "canary", f"{_name(release)} is tried beside {_name(now)}."
     return "take", f"{_name(release)} is the first release of the endpoint."
 
 
@@ -52,82 +56,90 @@ def _name(release: Release | None) -> str:
 
 
 class Rolling:
-    """One rollout at work: its ports, and what it is about."""
+    """One rollout at work.
+
+    Args:
+        champion: The one that the release was compared with.
+        project: Tells the registry who is champion.
+    """
 
     def __init__(
         self,
-        store: Store,
-        serving: Serving,
+        means: Means,
         release: Release,
         champion: Release | None,
         settings: Rollout,
         run: str,
-        ask: Callable[[str], str],
         project: Callable[[Release], None],
     ) -> None:
-        self.store, self.serving, self.release, self.champion = store, serving, release, champion
-        self.settings, self.run, self.ask, self.project = settings, run, ask, project
+        self.means, self.release, self.champion = means, release, champion
+        self.settings, self.run, self.project = settings, run, project
         self.version = f"v{release.version}"
 
-    def roll(self) -> tuple[Literal["promote", "hold"], Verdict, str]:
+    def roll(self) -> Ended:
         """Decide, act, and wait until the endpoint shows it.
 
-        Returns:
-            The decision, the verdict behind it, and the reason.
-
         Raises:
-            PlatformError: The endpoint does not answer with the release. If it never did, it is taken back, unless
-                nothing serves at all: then `flywheel serve` will find it.
+            PlatformError: The endpoint does not answer with the release. If a first one never did, it is taken back,
+                unless nothing serves at all: then `flywheel serve` will find it.
         """
         verdict, why, state = self._claim()
-        if verdict in ("canary", "changed"):
-            return "hold", verdict, why
+        if verdict == "changed":
+            return Ended(run=self.run, decision="hold", verdict=verdict, reason=why)
+        ended = Ended(run=self.run, decision="promote", verdict=verdict, reason=why)
+        if verdict == "canary" and self.champion is not None:
+            ended = Canary(self.means, self.release, self.champion, self.settings, self.run).roll()
+            if ended.decision != "promote":
+                return ended
+            state = self.means.serving.read(self.settings.endpoint)
+        return ended.but(reason=f"{ended.reason} {self._finish(state)}")
+
+    def _finish(self, state: EndpointState) -> str:
+        """What a person should know beyond the reason."""
+        serving, endpoint = self.means.serving, self.settings.endpoint
         try:
             url = until_it_answers(
-                *(self.serving, self.settings.endpoint, self.version, self.release, self.settings.ready_timeout_s),
-                *(self.ask, lambda line: say(f"rollout: {line}")),
+                *(serving, endpoint, self.version, self.release, self.settings.ready_timeout_s),
+                *(self.means.ask, lambda line: say(f"rollout: {line}")),
             )
         except PlatformError as error:
-            if self.serving.url(self.settings.endpoint) and not ledger.entered(self.store, state):
+            if serving.url(endpoint) and not ledger.entered(self.means.store, state):
                 self._take_back(state, error.message)
             raise
-        ledger.append(self.store, state)
-        reason = f"{why} {url} answers with {self.version} as its trainer saw."
+        ledger.append(self.means.store, state)
         try:
             self.project(self.release)
         except Exception as error:  # whatever MLflow's back end raises: the alias is a projection and undoes nothing
             what = str(error).partition("\n")[0] or type(error).__name__
-            reason += f" MLflow's alias champion was not set: {what}"
-        return "promote", verdict, reason
+            return f"{url} answers with {self.version}. MLflow's alias champion was not set: {what}"
+        return f"{url} answers with {self.version} as its trainer saw."
 
     def _claim(self) -> tuple[Verdict, str, EndpointState]:
-        """Write the wanted state, unless it is there already or somebody else's."""
+        """Write the wanted state of a first release, unless it is there already or somebody else's."""
         while True:
-            state = self.serving.read(self.settings.endpoint)
+            state = self.means.serving.read(self.settings.endpoint)
             verdict, why = judge(state, self.release, self.champion)
             if verdict != "take":
                 return verdict, why, state
+            now = self.means.clock()
+            versions = {self.version: Served(release=self.release, weight=100)}
             wanted = state.but(
-                stable=self.version,
-                versions={self.version: Served(release=self.release, weight=100)},
-                since=time.time(),
-                by=self.run,
-                reason=why,
-            )
+                stable=self.version, versions=versions, since=now, changed=now, by=self.run, reason=why
+            )  # fmt: skip
             try:
-                return verdict, why, self.serving.write(wanted)
+                return verdict, why, self.means.serving.write(wanted)
             except Conflict:
                 continue  # somebody was quicker: judge what they wrote
 
     def _take_back(self, state: EndpointState, why: str) -> None:
         """A first release that never answered must not stay champion: the next one would be held for its sake."""
-        empty: dict[str, object] = {"stable": None, "versions": {}, "since": time.time(), "by": self.run}
-        reason = f"{self.version} was taken back: {why}"
+        now, reason = self.means.clock(), f"{self.version} was taken back: {why}"
+        empty = state.but(stable=None, versions={}, lease=None, since=now, changed=now, by=self.run, reason=reason)
         try:
-            taken = self.serving.write(state.but(**empty | {"reason": reason}))
+            taken = self.means.serving.write(empty)
         except Conflict:
             return  # the endpoint is somebody else's by now
-        ledger.append(self.store, taken)
+        ledger.append(self.means.store, taken)
         say(f"rollout: {reason}")
 
 
@@ -143,7 +155,7 @@ def golden_asker(store: Store, release: Release, endpoint: str, folder: Path) ->
     def ask(url: str) -> str:
         try:
             for number, case in enumerate(cases, 1):
-                answer = infer(url, endpoint, case.image, case.conf, embedding=True)
+                answer = infer(url, endpoint, case.image, case.conf, embedding=True, shadow=True)
                 if answer.version != f"v{release.version}":
                     return f"{url} still answers with {answer.version}"
                 if problem := golden.difference(case.expected, answer, package.names):
@@ -161,53 +173,75 @@ def set_alias(registry: "MlflowClient", release: Release) -> None:
 
 
 def report_of(
-    release: Release, resolution: Resolution, url: str, decision: Literal["promote", "hold"], why: str, lineage: Lineage
+    store: Store, release: Release, resolution: Resolution, url: str, ended: Ended, lineage: Lineage
 ) -> RolloutReport:
+    """The report, with its page."""
     champion = resolution.champion.id if resolution.champion else None
+    looks = [load(store, key, Look) for key in store.list(f"{ended.diary}looks/")] if ended.diary else []
+    facts = [
+        ("Release", f"{_name(release)}, {release.id}"),
+        ("Champion", _name(resolution.champion)),
+        ("Endpoint", resolution.endpoint),
+        ("Data version", release.dataset),
+        ("Run", lineage.run),
+    ]
+    html = render(ended.decision, ended.reason, ended.checks, looks, facts)
     return RolloutReport(
-        id=content_id([resolution.endpoint, release.id, champion, decision]),
+        id=content_id([resolution.endpoint, release.id, champion, ended.decision, ended.diary]),
         lineage=lineage,
-        decision=decision,
-        reason=why,
+        decision=ended.decision,
+        reason=ended.reason,
         endpoint=resolution.endpoint,
         url=url,
         release=release.id,
         champion=champion,
+        checks=ended.checks,
+        diary=ended.diary,
+        page=put_blob(store, html.encode(), ".html"),
     )
 
 
 def run(
-    release: str,
-    champion: str,
-    report: str,
-    config: str,
-    endpoint: str,
-    ready_timeout_s: float,
-    platform: str,
-    run_id: str,
+    release: str, champion: str, report: str, page: str, config: str, platform: str, run_id: str, **parameters: object
 ) -> str:
-    """Roll a release out and write the RolloutReport to the path `report`; see `component.rollout`."""
+    """Roll a release out and write RolloutReport and page to their paths; see `component.rollout`.
+
+    Args:
+        parameters: Fields of config.Rollout.
+    """
     with step("rollout", platform, run_id) as here:
-        settings = Rollout.of(endpoint=endpoint, ready_timeout_s=ready_timeout_s)
+        settings = Rollout.of(**parameters)
+        endpoint = settings.endpoint
         new, resolution = Release.read(release), Resolution.read(champion)
         if resolution.endpoint != endpoint:
             raise UserError(
                 f"endpoint is {endpoint!r}, but the champion was looked up at {resolution.endpoint!r}.",
                 "give resolve and rollout the same endpoint",
             )
-        serving = here.world.serving
+        incumbent = resolution.champion
         with tempfile.TemporaryDirectory(prefix="flywheel-golden-") as folder:
-            decision, verdict, why = Rolling(
-                *(here.store, serving, new, resolution.champion, settings, run_id),
-                golden_asker(here.store, new, endpoint, Path(folder)),
-                lambda served: set_alias(here.world.mlflow, served),  # opened only then, and whatever fails is told,
+            means = Means(
+                store=here.store,
+                serving=here.world.serving,
+                telemetry=lambda: here.world.telemetry,
+                ask=golden_asker(here.store, new, endpoint, Path(folder)),
+                replay=partial(replay, here.store, endpoint, new, incumbent or new, settings.replays),
+                tell=lambda line: say(f"rollout: {line}"),
+            )
+            # MLflow is opened only when the alias is set: whatever fails there is told.
+            ended = Rolling(
+                means, new, incumbent, settings, run_id, lambda served: set_alias(here.world.mlflow, served)
             ).roll()
-        made = report_of(new, resolution, serving.url(endpoint), decision, why, here.lineage(new.id, resolution.id))
-        if verdict != "changed":  # against another champion, the same data and configuration may well be decided anew
+        url = here.world.serving.url(endpoint)
+        made = report_of(here.store, new, resolution, url, ended, here.lineage(new.id, resolution.id))
+        if ended.verdict != "changed":  # against another champion, the same data and configuration may be decided anew
             conclude(
-                here.store, Outcome(dataset=new.dataset, config=config, step="rollout", decision=decision, reason=why)
+                here.store,
+                Outcome(dataset=new.dataset, config=config, step="rollout", decision=made.decision, reason=made.reason),
             )
         keep(here.store, made)
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
+        Path(page).write_bytes(get_blob(here.store, made.page))
         made.write(report)
-        here.artifact, here.sentence = made.id, f"{'Promoted' if decision == 'promote' else 'Held'}: {why}"
-        return decision
+        here.artifact, here.sentence = made.id, f"{WORDS[made.decision]}: {made.reason}"
+        return made.decision

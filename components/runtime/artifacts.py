@@ -196,8 +196,23 @@ class Scores(Record):
     size_mb: float
 
 
+class OldHoldout(Record):
+    """Both packages on the holdout of an older data version."""
+
+    dataset: str
+    images: int
+    challenger_scores: Scores
+    champion_scores: Scores | None
+
+
 class EvalReport(Manifest):
-    """The gate's decision and why."""
+    """The gate's decision and why.
+
+    Args:
+        agreement: F1 between the detections of challenger and champion, as they are served, of each holdout image that
+            either sees something in: what is to be expected of this very pair. Empty without a champion.
+        older: The same pair on the holdouts that the data version inherited.
+    """
 
     kind: Literal["eval-report.v1"] = "eval-report.v1"
     decision: Decision
@@ -210,6 +225,8 @@ class EvalReport(Manifest):
     champion_scores: Scores | None
     checks: tuple[Check, ...]
     page: Blob
+    agreement: tuple[float, ...] = ()
+    older: tuple[OldHoldout, ...] = ()
 
 
 class Release(Manifest):
@@ -225,7 +242,12 @@ class Release(Manifest):
 
 
 class RolloutReport(Manifest):
-    """What became of a release at its endpoint, and why."""
+    """What became of a release at its endpoint, and why.
+
+    Args:
+        checks: The evidence behind the decision; none for the first release of an endpoint.
+        diary: Prefix, in the store, of all looks at the canary.
+    """
 
     kind: Literal["rollout-report.v1"] = "rollout-report.v1"
     decision: Literal["promote", "hold", "rollback"]
@@ -234,3 +256,78 @@ class RolloutReport(Manifest):
     url: str
     release: str
     champion: str | None
+    checks: tuple[Check, ...] = ()
+    diary: str = ""
+    page: Blob
+
+
+class Drift(Record):
+    """One test of a window against the reference.
+
+    Args:
+        name: Of the feature; class mix or embedding for what has many columns.
+        test: ks, chi2 or mmd.
+        statistic: In the test's own unit.
+        p_value: Before the correction for many tests.
+        drifted: After it.
+    """
+
+    name: str
+    test: str
+    statistic: float
+    p_value: float
+    drifted: bool
+
+
+class MonitorReport(Manifest):
+    """What a window of requests says about an endpoint.
+
+    Args:
+        decision: quiet; alert: it is different; retrain: it is different and hurts, labels were asked for; undecided:
+            nothing is known.
+        release: Of the champion that was watched; empty if there is none.
+        first, last: When the window's first and last requests came, in seconds since the epoch.
+        count: Requests in the window.
+        tests: All tests of drift.
+        confidence_drop: Relative fall of the mean confidence against the reference; None if it cannot be known.
+        estimated_drop: Estimated loss of mAP50 against the holdout; None if it cannot be known.
+        measured_drop: The same, measured on labels that arrived; None without any.
+        request: Id of the request for labels that is open or was opened now; or empty.
+        started: Names of the runs that were started now.
+    """
+
+    kind: Literal["monitor-report.v1"] = "monitor-report.v1"
+    decision: Literal["quiet", "alert", "retrain", "undecided"]
+    reason: str
+    endpoint: str
+    release: str
+    at: float
+    first: float
+    last: float
+    count: int
+    tests: tuple[Drift, ...]
+    confidence_drop: float | None
+    estimated_drop: float | None
+    measured_drop: float | None
+    request: str
+    started: tuple[str, ...]
+    page: Blob
+
+
+class LabelRequest(Record):
+    """Images of an endpoint's requests that want labels.
+
+    Args:
+        id: Hash of endpoint, release and images.
+        at: When it was opened, in seconds since the epoch.
+        folder: URI under the landing place: `images/`, `labels/` (to be filled, YOLO format), `data.yaml`.
+        images: File names in `images/`; the label of `NAME.jpg` is `labels/NAME.txt`, empty if there is no object.
+    """
+
+    id: str
+    endpoint: str
+    release: str
+    at: float
+    reason: str
+    folder: str
+    images: tuple[str, ...]

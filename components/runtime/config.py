@@ -76,6 +76,9 @@ class Snapshot(Section):
     val_fraction: Annotated[float, Meta(gt=0, lt=0.5), "Share of unassigned groups that go to validation"] = 0.15
     test_fraction: Annotated[float, Meta(gt=0, lt=0.5), "Share of unassigned groups that go to the holdout"] = 0.15
     group_pattern: Annotated[str, "Regular expression on the path whose first group names the sample's group"] = ""
+    grow_from: Annotated[
+        Literal["nothing", "champion"], "nothing, or champion: its data stays, the new images are added to it"
+    ] = "nothing"
 
     def __post_init__(self) -> None:
         try:
@@ -110,6 +113,7 @@ class Evaluate(Section):
     min_class_map50: Annotated[Fraction, "AP50 of the worst class below which the gate fails"] = 0.1
     margin: Annotated[Fraction, "Loss of mAP50 against the champion that is still not inferior"] = 0.02
     min_images: Annotated[int, Meta(ge=1), "Holdout images below which nothing is decided"] = 30
+    old_margin: Annotated[Fraction, "Loss of mAP50 on an older holdout that is still not inferior"] = 0.03
     max_latency_ms: Annotated[float, Meta(gt=0, le=1e6), "Median time of one image on one thread"] = 1000.0
     max_size_mb: Annotated[float, Meta(gt=0, le=1e6), "Size of the exported model"] = 500.0
 
@@ -118,28 +122,80 @@ class Register(Section):
     model: Annotated[Name, "Name in the registry"] = "detector"
 
 
+class Recall(Section):
+    model: Annotated[Name, "Name in the registry"] = "detector"
+    version: Annotated[str, Meta(pattern="^[0-9]*$"), "Number in the registry; empty is the highest"] = ""
+
+
 class Rollout(Section):
     endpoint: Annotated[Name, "Name of the endpoint"] = "detector"
     ready_timeout_s: Annotated[float, Meta(gt=0, le=86_400), "Seconds a new version may take to answer"] = 300.0
+    canary_steps: Annotated[
+        str, Meta(pattern=r"^[0-9]{1,3}(,[0-9]{1,3})*$"), "Canary's shares of the traffic in percent; 100 is promotion"
+    ] = "10,50,100"
+    step_requests: Annotated[int, Meta(ge=1, le=10**9), "Canary's requests before its share grows"] = 100
+    max_requests: Annotated[int, Meta(ge=1, le=10**9), "Requests after which an undecided canary goes"] = 10_000
+    max_seconds: Annotated[float, Meta(gt=0, le=2_592_000), "Seconds after which an undecided canary goes"] = 3600.0
+    look_s: Annotated[float, Meta(gt=0, le=3600), "Seconds between two looks at the canary"] = 1.0
+    error_margin: Annotated[
+        float, Meta(gt=0, lt=1), "Failed answers beyond the stable's, as a share, still allowed"
+    ] = 0.01
+    slow_margin: Annotated[float, Meta(gt=0, lt=1), "Slow answers beyond the stable's, as a share, still allowed"] = (
+        0.05
+    )
+    replays: Annotated[int, Meta(ge=0, le=100_000), "Recorded images asked in the shadow, before any traffic"] = 200
+
+    def __post_init__(self) -> None:
+        rising = list(self.shares) == sorted(set(self.shares))
+        if not self.shares or not rising or self.shares[0] < 1 or self.shares[-1] > 99:
+            raise ValueError("`canary_steps` are not rising shares between 1 and 100, one of them below 100")
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """The canary's shares below 100 percent: with 100 it is the champion, and there is nothing to compare."""
+        return tuple(share for share in map(int, self.canary_steps.split(",")) if share != 100)
 
 
-SECTIONS: tuple[type[Section], ...] = (Ingest, Validate, Snapshot, Train, Evaluate, Register, Rollout)
+class Monitor(Section):
+    endpoint: Annotated[Name, "Name of the endpoint"] = "detector"
+    window: Annotated[int, Meta(ge=20, le=100_000), "Requests that are judged together"] = 200
+    detector: Annotated[Literal["ks+mmd", "alibi-ks", "alibi-mmd"], "Test of drift; alibi's need the extra monitor"] = (
+        "ks+mmd"
+    )
+    drift_alpha: Annotated[float, Meta(gt=0, lt=0.5), "False alarms on windows without a change, as a share"] = 0.01
+    harm_drop: Annotated[float, Meta(gt=0, lt=1), "Relative fall of the mean confidence that is harm"] = 0.04
+    cooldown_s: Annotated[float, Meta(ge=0, le=31_536_000), "Seconds between two requests for labels"] = 86_400.0
+    budget: Annotated[int, Meta(ge=0, le=1000), "Requests for labels in 30 days, at most"] = 4
+    retrain_with: Annotated[str, "Lines NAME=VALUE: parameters of the retraining"] = ""
+
+
+FLYWHEEL: tuple[type[Section], ...] = (Ingest, Validate, Snapshot, Train, Evaluate, Register, Rollout)
+SECTIONS: tuple[type[Section], ...] = (*FLYWHEEL, Recall, Monitor)
 PARAMETERS = {parameter.name: parameter for section in SECTIONS for parameter in parameters_of(section)}
 
 
-def check(parameters: Mapping[str, object]) -> dict[str, Any]:
+def names_of(sections: tuple[type[Section], ...]) -> tuple[str, ...]:
+    """The parameters of some sections, in order, each once."""
+    return tuple(dict.fromkeys(name for section in sections for name in section.__struct_fields__))
+
+
+def check(parameters: Mapping[str, object], sections: tuple[type[Section], ...] = FLYWHEEL) -> dict[str, Any]:
     """Validate a run's parameters all at once, defaults filled in, before anything is started.
+
+    Args:
+        sections: Of the pipeline.
 
     Raises:
         UserError: An unknown name or a value out of its limits.
     """
+    known = names_of(sections)
     for name in parameters:
-        if name not in PARAMETERS:
-            close = difflib.get_close_matches(name, PARAMETERS, 1)
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else "flywheel run --help lists the parameters"
             raise UserError(f"{name} is not a parameter.", hint)
     checked: dict[str, Any] = {}
-    for section in SECTIONS:
+    for section in sections:
         values = {name: parameters[name] for name in section.__struct_fields__ if name in parameters}
         checked |= section.of(**values).plain()
     return checked
@@ -193,6 +249,18 @@ class Platform(Section):
         "local:///absolute/folder or kserve://NAMESPACE",
     ]
     tracking: Annotated[str, Meta(min_length=1), "An MLflow tracking URI"]
+    telemetry: Annotated[
+        str, Meta(pattern=r"^(|local:///.*)$"), "local:///folder, where serving is; none: no canary is judged"
+    ] = ""
+    runs: Annotated[str, Meta(pattern=r"^(|local:///.*)$"), "local:///folder, for flywheel watch; or none"] = ""
+    landing: Annotated[
+        str, Meta(pattern=r"^(|(file:///|(s3|gs)://[a-z0-9]).*)$"), "Where images wait for labels: like store; or none"
+    ] = ""
+    notify: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(log://|(webhook|slack)://[A-Za-z_][A-Za-z0-9_]*)$")], ...],
+        "log://, webhook://ENV or slack://ENV: ENV holds the address, a secret",
+    ] = ()
+    log_share: Annotated[Fraction, "Share of the requests that the prediction log keeps"] = 1.0
     images: Annotated[dict[str, str], "Image of each profile: steps, train, serve, monitor"] = _empty(dict)
     pods: Annotated[Pods, "Settings of the pods that are made on a cluster"] = Pods()
 
@@ -211,6 +279,10 @@ class Platform(Section):
             jobs="local://",
             serving=f"local://{root}/serving",
             tracking=f"sqlite:///{root}/mlflow.db",
+            telemetry=f"local://{root}/serving",
+            runs=f"local://{root}/queue",
+            landing=f"file://{root}/landing",
+            notify=("log://",),
         )
 
     @classmethod

@@ -1,7 +1,11 @@
 """One look for every page: self-contained, no JavaScript (the KFP dashboard runs none), for phones and the dark."""
 
+from collections.abc import Sequence
 from html import escape
 
+from .artifacts import Check
+
+SIGNS = {"pass": ("ok", "✓"), "fail": ("bad", "✗"), "undecided": ("muted", "?")}
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --fore: #1c2024; --soft: #687076; --line: #dfe3e6; --card: #f8f9fa;
   --ok: #18794e; --bad: #c62a2f; --bar: #3b82c4; }
@@ -43,3 +47,21 @@ def page(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n{body}\n</body></html>\n"
     )
+
+
+def checks_table(checks: Sequence[Check]) -> str:
+    """The checks of a decision: sign, name, value and limit, and the sentence below."""
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4g}"
+
+    bare = 'style="border:0;padding-bottom:0"'
+    rows = "".join(
+        f'<tr><td {bare} class="{SIGNS[check.outcome][0]}"><strong>{SIGNS[check.outcome][1]}</strong></td>'
+        f"<td {bare}><strong>{escape(check.name)}</strong></td>"
+        f'<td {bare} class="number">{number(check.value)}</td><td {bare} class="number">{number(check.limit)}</td></tr>'
+        f'<tr><td></td><td colspan="3" class="muted">{escape(check.sentence)}</td></tr>'
+        for check in checks
+    )
+    head = '<tr><th></th><th>Check</th><th class="number">Value</th><th class="number">Limit</th></tr>'
+    return f"<table>{head}{rows}</table>"

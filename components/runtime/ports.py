@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -93,6 +93,10 @@ class Jobs(Protocol):
         ...
 
 
+RECONCILER = "flywheel serve"
+"""Who takes a canary back when its lease has expired: an endpoint's `by`."""
+
+
 class Served(Record):
     """One version in an endpoint's wanted state."""
 
@@ -101,10 +105,20 @@ class Served(Record):
 
 
 class Lease(Record):
-    """The right of one rollout to change an endpoint, until `expires` (seconds since the epoch)."""
+    """The right of one rollout to have a canary at an endpoint.
+
+    It has expired when an observer has seen it unchanged for `seconds` by the observer's own monotonic clock: no two
+    clocks are compared (as in Kubernetes' leader election).
+
+    Args:
+        owner: The rollout's run.
+        seconds: How long it holds without being renewed.
+        renewed: When, in seconds since the epoch: for people, and so that each renewal differs from the last.
+    """
 
     owner: str
-    expires: float
+    seconds: float
+    renewed: float
 
 
 class EndpointState(Record):
@@ -115,6 +129,7 @@ class EndpointState(Record):
         stable: Name of the champion among `versions`, or none.
         versions: By version name (`v` + registry version): what is to run, and its share of traffic in percent.
         since: Seconds since the epoch of the last change of `stable`.
+        changed: Seconds since the epoch of the last change of versions or weights; a lease is renewed without one.
         by: The run, or the person, that made the last change.
         reason: Why it is as it is, in one sentence.
     """
@@ -125,6 +140,7 @@ class EndpointState(Record):
     versions: dict[str, Served] = msgspec.field(default_factory=dict)
     lease: Lease | None = None
     since: float = 0.0
+    changed: float = 0.0
     by: str = ""
     reason: str = ""
 
@@ -160,4 +176,112 @@ class Serving(Protocol):
 
     def url(self, endpoint: str) -> str:
         """The address that never changes, without a trailing slash; `…/v2/models/{endpoint}/infer` answers."""
+        ...
+
+
+BURST = 5
+"""Failures in a row that count as one at most."""
+
+
+class Counts(Record):
+    """What one version was asked and how it answered, since its counters began.
+
+    Args:
+        requests: Answers given, failures included; a client's own mistakes (4xx) are left out.
+        failures: Answers with 5xx, or none. Up to `BURST` in a row count as one: what fails together has one cause.
+        within: Answers given within so many seconds (the key, as text), cumulative as in a Prometheus histogram.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    within: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Telemetry(Protocol):
+    """How the versions of an endpoint are doing, counted where requests are assigned to them."""
+
+    def counts(self, endpoint: str) -> dict[str, Counts]:
+        """Cumulative counts by version name. A counter that began anew has smaller values than before.
+
+        Raises:
+            PlatformError: They cannot be had.
+        """
+        ...
+
+
+class Notice(Record):
+    """Something that a person should know.
+
+    Args:
+        key: Of two notices with one key, only the first is sent.
+        level: info, or a warning for what wants a person.
+        title: One line.
+        text: Some sentences, plain text.
+        next: The command that helps; may be empty.
+    """
+
+    key: str
+    level: Literal["info", "warning"]
+    title: str
+    text: str
+    next: str = ""
+
+
+class Notifier(Protocol):
+    """A way to people."""
+
+    def send(self, notice: Notice) -> None:
+        """Hand a notice on.
+
+        Raises:
+            PlatformError: It could not be delivered.
+        """
+        ...
+
+
+class RunRequest(Record):
+    """A run of a pipeline, as it was asked for.
+
+    Args:
+        name: Deterministic: what is asked for twice is started once.
+        pipeline: As `flywheel compile` names it.
+        parameters: The pipeline's, but `platform`.
+        reason: Why, in one sentence.
+        at: Seconds since the epoch.
+    """
+
+    name: str
+    pipeline: str
+    parameters: dict[str, str | int | float | bool]
+    reason: str
+    at: float
+
+
+class RunEnded(Record):
+    """What came of a run."""
+
+    name: str
+    run: str
+    decision: str
+    reason: str
+    exit_code: int
+
+
+class Runs(Protocol):
+    """Pipeline runs that are started by others than people."""
+
+    def start(self, request: RunRequest) -> bool:
+        """Have a run started, without waiting for it; whether it is a new one."""
+        ...
+
+    def find(self, name: str) -> RunRequest | None:
+        """The run of this name, if it was ever asked for."""
+        ...
+
+    def ended(self, name: str) -> RunEnded | None:
+        """What came of it; none while it waits or works."""
+        ...
+
+    def list(self) -> list[RunRequest]:
+        """All runs that were asked for, oldest first."""
         ...

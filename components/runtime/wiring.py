@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .config import Platform
 from .errors import UserError
-from .ports import Jobs, Serving, Store
+from .ports import Jobs, Notifier, Runs, Serving, Store, Telemetry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,6 +43,15 @@ class World:
         return open_store(self.platform.store)
 
     @cached_property
+    def landing(self) -> Store:
+        if not self.platform.landing:
+            raise UserError(
+                "landing is missing: images have nowhere to wait for labels.",
+                "landing: file:///folder, s3://bucket/folder or gs://bucket/folder in the platform file",
+            )
+        return open_store(self.platform.landing)
+
+    @cached_property
     def jobs(self) -> Jobs:
         scheme, _, namespace = self.platform.jobs.partition("://")
         if scheme == "rayjob":
@@ -62,6 +71,39 @@ class World:
         from .adapters.local.serving import LocalServing
 
         return LocalServing(self.platform.serving)
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        if not self.platform.telemetry:
+            raise UserError(
+                "telemetry is missing: nothing is known of a canary.",
+                "telemetry: local:///folder in the platform file, the folder of serving",
+            )
+        from .adapters.local.telemetry import LocalTelemetry
+
+        return LocalTelemetry(self.platform.telemetry)
+
+    @cached_property
+    def runs(self) -> Runs:
+        if not self.platform.runs:
+            raise UserError(
+                "runs is missing: nobody works off what is asked for.", "runs: local:///folder in the platform file"
+            )
+        from .adapters.local.runs import LocalRuns
+
+        return LocalRuns(self.platform.runs)
+
+    @cached_property
+    def notifiers(self) -> dict[str, Notifier]:
+        """The ways to people, by their URIs."""
+        from .adapters.notices import LogNotifier, PostNotifier, as_slack, as_webhook
+
+        opened: dict[str, Notifier] = {}
+        for uri in self.platform.notify:
+            scheme, _, variable = uri.partition("://")
+            document = as_slack if scheme == "slack" else as_webhook
+            opened[uri] = PostNotifier(variable, document) if variable else LogNotifier()
+        return opened
 
     @cached_property
     def mlflow(self) -> "MlflowClient":

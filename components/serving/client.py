@@ -37,6 +37,7 @@ def infer(
     image: bytes,
     conf: float | None = None,
     embedding: bool = False,
+    shadow: bool = False,
     client: httpx.Client | None = None,
 ) -> Answer:
     """Ask about one encoded image (JPEG, PNG …).
@@ -45,6 +46,7 @@ def infer(
         url: Address of the gateway or of a model server, without a trailing slash.
         conf: Score limit of this request instead of the package's.
         embedding: Whether to ask for the embedding too.
+        shadow: Whether it is no request of a user's, so that the prediction log is to leave it out.
         client: Where connections are kept; one of the process by default.
 
     Raises:
@@ -54,7 +56,9 @@ def infer(
     tensor = len(image).to_bytes(4, "little") + image
     given = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(tensor)}}
     outputs = [{"name": name} for name in ("boxes", "scores", "classes", *(["embedding"] if embedding else []))]
-    parameters = {"binary_data_output": True} | ({} if conf is None else {"conf": conf})
+    parameters: dict[str, Any] = {"binary_data_output": True} | ({} if conf is None else {"conf": conf})
+    if shadow:
+        parameters["shadow"] = True
     head = json.dumps({"inputs": [given], "outputs": outputs, "parameters": parameters}).encode()
     address = f"{url}/v2/models/{endpoint}/infer"
     headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}

@@ -15,6 +15,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from .metrics import BUCKETS, Rows, is_refusal
+
 MAX_BODY = 32 << 20
 TIMEOUT_S = 60.0
 _NOT_FORWARDED = frozenset(
@@ -79,13 +81,20 @@ class Gateway:
         self._requests = Counter(
             "flywheel_gateway_requests", "Answers given", ["endpoint", "version", "code"], registry=self._metrics
         )
-        self._seconds = Histogram(
-            "flywheel_gateway_request_seconds",
-            "Time from a request to its answer",
+        self._failures = Counter(
+            "flywheel_gateway_failures",
+            "Failed answers, up to five in a row counted as one",
             ["endpoint", "version"],
             registry=self._metrics,
-            buckets=[0.0025 * 1.5**step for step in range(18)],
         )
+        self._seconds = Histogram(
+            "flywheel_gateway_request_seconds",
+            "Time from a request to its answer, but for the client's own mistakes",
+            ["endpoint", "version"],
+            registry=self._metrics,
+            buckets=BUCKETS,
+        )
+        self._rows = Rows()
 
     async def start(self, host: str, port: int) -> tuple[web.AppRunner, int]:
         """Listen, and give the runner to clean up and the port.
@@ -178,10 +187,13 @@ class Gateway:
                 return _error(502, f"{backend.version} broke off: {type(error).__name__}.")
 
     def _count(self, request: web.Request, version: str, code: int, started: float) -> None:
-        if request.method == "POST":
-            endpoint = request.match_info["endpoint"]
-            self._requests.labels(endpoint, version, str(code)).inc()
-            self._seconds.labels(endpoint, version).observe(time.perf_counter() - started)
+        if request.method != "POST":
+            return
+        who = request.match_info["endpoint"], version
+        self._requests.labels(*who, str(code)).inc()
+        if not is_refusal(code):
+            self._failures.labels(*who).inc(self._rows.failures(who, code))
+            self._seconds.labels(*who).observe(time.perf_counter() - started)
 
 
 def _error(code: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:

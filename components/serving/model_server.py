@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ..runtime.artifacts import ModelPackage
 from ..runtime.errors import FlywheelError, UserError
 from ..runtime.packages import fetch_package
+from ..runtime.ports import Store
 from ..runtime.wiring import open_store
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ DRAIN_S = 10
 MEGAPIXELS = 100
 
 
-def load(store_root: str, package_uri: str) -> "Predictor":
+def load(store: Store, package_uri: str) -> tuple[ModelPackage, "Predictor"]:
     """Fetch a package, verified, and check that this machine reproduces its golden outputs.
 
     Raises:
@@ -46,14 +47,13 @@ def load(store_root: str, package_uri: str) -> "Predictor":
     from ..recipes.detection.predict import Predictor
 
     cv2.setNumThreads(1)
-    store = open_store(store_root)
     package = ModelPackage.from_json(store.get(package_uri), package_uri)
     if package.family != "detection":
         raise UserError(f"package {package.id} is of the family {package.family}; this server serves detection.")
     with tempfile.TemporaryDirectory(prefix="flywheel-package-") as folder:
         predictor = Predictor(fetch_package(store, package, Path(folder)), threads=1)
         golden.check(predictor, Path(folder))
-    return predictor
+    return package, predictor
 
 
 class _Unused(ModuleType):
@@ -95,13 +95,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    predictor = load(arguments.store, arguments.package)
+    if not 0 <= arguments.log_share <= 1:
+        raise UserError(f"--log-share is {arguments.log_share:g}; it is a share, 0 to 1.")
+    store = open_store(arguments.store)
+    package, predictor = load(store, arguments.package)
     taken = listen(arguments.host, arguments.port)
     import_kserve()
     import kserve
     from kserve.constants.constants import FASTAPI_APP_IMPORT_STRING
 
     from .detector import Detector, Rest, Tensors
+    from .prediction_log import PredictionLog
 
     class Server(kserve.ModelServer):  # type: ignore[misc]
         def start(self, models: list[kserve.Model]) -> None:
@@ -126,7 +130,14 @@ def _serve(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn drains, then raises the signal again
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     print(f"{SERVING_AT}http://{host}:{taken.getsockname()[1]} as process {os.getpid()}", flush=True)
-    server.start([Detector(arguments.name, arguments.version, predictor, arguments.threads)])
+    log = None
+    if arguments.log_share:
+        log = PredictionLog(store, arguments.name, arguments.version, package.id, arguments.log_share)
+    try:
+        server.start([Detector(arguments.name, arguments.version, predictor, arguments.threads, log)])
+    finally:
+        if log:
+            log.close()
 
 
 def main() -> None:
@@ -144,6 +155,7 @@ def main() -> None:
     flag("host", "127.0.0.1", "address to listen on; 0.0.0.0 in a pod")
     flag("port", "8080", "port to listen on; 0 takes a free one", int)
     flag("threads", str(2 * (os.cpu_count() or 1)), "inferences at once, one thread each", int)
+    flag("log_share", "1", "share of the requests that the prediction log keeps; 0 for none", float)
     flag("max_body_mb", "32", "largest request, in MiB", int)
     try:
         _serve(parser.parse_args())

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..runtime.adapters.local.serving import LocalServing
 from ..runtime.errors import FlywheelError
 from ..runtime.ports import EndpointState, Observed
+from ..runtime.wiring import open_store
 from .gateway import Backend, Gateway, Route
+from .leases import Leases, take_back
 from .replica import Replica
 
 LOOK_S = 0.2
@@ -64,13 +67,14 @@ class Endpoint:
         self,
         name: str,
         store: str,
+        log_share: float,
         serving: LocalServing,
         gateway: Gateway,
         say: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
         self.name, self._store, self._serving, self._gateway, self._say = name, store, serving, gateway, say
-        self._changed = changed
+        self._log_share, self._changed = log_share, changed
         self._replicas: dict[Key, Replica] = {}
         self._backends: dict[Key, Backend] = {}
         self._before: Key | None = None
@@ -86,7 +90,9 @@ class Endpoint:
             self._before = (state.stable, state.versions[state.stable].release.id) if state.stable else None
         for key in sorted(steps.start):
             release = state.versions[key[0]].release
-            self._replicas[key] = Replica(self.name, key[0], release.package_uri, self._store, self._say, self._changed)
+            self._replicas[key] = Replica(
+                *(self.name, key[0], release.package_uri, self._store, self._log_share, self._say, self._changed)
+            )
         for key, replica in self._replicas.items():
             if not replica.ready or self._backends.get(key, Backend("", "")).url != replica.url:
                 self._backends.pop(key, None)
@@ -139,11 +145,16 @@ class Endpoint:
 class Reconciler:
     """Looks at every endpoint's wanted state, and whenever a process changes."""
 
-    def __init__(self, store: str, serving: LocalServing, gateway: Gateway, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: str, log_share: float, serving: LocalServing, gateway: Gateway, say: Callable[[str], None]
+    ) -> None:
         self._store, self._serving, self._gateway, self._say = store, serving, gateway, say
+        self._log_share = log_share
         self._endpoints: dict[str, Endpoint] = {}
         self._states: dict[str, EndpointState] = {}
         self._complaints: dict[str, str] = {}
+        self._told: dict[str, str] = {}
+        self._leases = Leases()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -166,15 +177,26 @@ class Reconciler:
             if name not in self._states:
                 return
             state = self._states[name]
-        if name not in self._states or state.generation != self._states[name].generation:
-            split = ", ".join(f"{version} {served.weight} %" for version, served in state.versions.items()) or "nothing"
-            self._say(f"{name}: wanted is {split} (generation {state.generation}: {state.reason or 'no reason given'})")
+        if self._leases.expired(state):
+            state = self._take_back(state)
+        split = ", ".join(f"{version} {served.weight} %" for version, served in state.versions.items()) or "nothing"
+        wanted = f"{name}: wanted is {split}: {state.reason or 'no reason given'}"
+        if self._told.get(name) != wanted:
+            self._told[name] = wanted
+            self._say(wanted)
         self._states[name] = state
         if name not in self._endpoints:
             self._endpoints[name] = Endpoint(
-                name, self._store, self._serving, self._gateway, self._say, self._changed.set
+                *(name, self._store, self._log_share, self._serving, self._gateway, self._say, self._changed.set)
             )
         self._endpoints[name].look(state)
+
+    def _take_back(self, state: EndpointState) -> EndpointState:
+        try:
+            return take_back(self._serving, open_store(self._store), state, time.time())
+        except FlywheelError as error:
+            self._say(f"{state.endpoint}: an expired lease could not be ended: {error}")
+            return self._serving.read(state.endpoint)
 
     async def stop(self) -> None:
         await asyncio.gather(*(endpoint.stop() for endpoint in self._endpoints.values()))

@@ -28,12 +28,14 @@ class Replica:
         version: str,
         package_uri: str,
         store: str,
+        log_share: float,
         say: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
         self.endpoint, self.version = endpoint, version
         self.ready, self.url, self.reason, self.pid = False, "", "starting", 0
         self._arguments = ["--package", package_uri, "--store", store, "--name", endpoint, "--version", version]
+        self._arguments += ["--log-share", str(log_share)]
         self._say, self._changed = say, changed
         self._process: asyncio.subprocess.Process | None = None
         self._task = asyncio.create_task(self._keep())

@@ -68,7 +68,7 @@ async def _serve(platform: Platform, port: int, on_event: Callable[[str], None])
             ) from error
         publish(f"http://{HOST}:{taken}")
         on_event(f"listening at http://{HOST}:{taken}")
-        reconciler = Reconciler(platform.store, serving, gateway, on_event)
+        reconciler = Reconciler(platform.store, platform.log_share, serving, gateway, on_event)
         work = asyncio.create_task(reconciler.run())
         stopped = asyncio.create_task(ended.wait())
         try:

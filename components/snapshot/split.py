@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ..runtime.artifacts import Sample, Split
 from ..runtime.config import Snapshot
@@ -29,35 +29,46 @@ def group_of(sample: Sample, pattern: re.Pattern[str] | None) -> str:
     return (found[1] if found else None) or sample.image.sha256
 
 
-def assign(samples: Iterable[Sample], config: Snapshot) -> list[Sample]:
+def assign(samples: Iterable[Sample], config: Snapshot, settled: Iterable[Sample] = ()) -> list[Sample]:
     """Give each sample its group and its split, in any order of the samples the same.
 
     Given splits are kept. Other members of a group that has one follow it, for a scene that is half learned cannot be
     asked in the exam; if a group was given to several splits, they follow the first of train, val, test, where they do
     the least harm. Groups without a given split are drawn by the hash of their name: adding samples moves no other.
 
+    Args:
+        settled: Older samples, which have their splits for good: a group of theirs is followed before any other.
+
     Returns:
         The samples sorted by path.
     """
     pattern = re.compile(config.group_pattern) if config.group_pattern else None
     grouped = [sample.but(group=group_of(sample, pattern)) for sample in samples]
-    given: dict[str, set[Split]] = {}
-    for sample in grouped:
-        if sample.split is not None:
-            given.setdefault(sample.group, set()).add(sample.split)
+    before, given = _splits(settled), _splits(grouped)
     done = []
     for sample in grouped:
         split = sample.split
         if split is None:
-            members = given.get(sample.group, set())
+            members = before.get(sample.group) or given.get(sample.group, set())
             split = next((one for one in ORDER if one in members), None) or drawn(sample.group, config)
         done.append(sample.but(split=split))
-    return sorted(done, key=lambda sample: (sample.path, sample.image.sha256))
+    return ordered(done)
 
 
-def divided(samples: Sequence[Sample]) -> list[str]:
-    """Groups that lie in more than one split: only given splits can do that."""
-    seen: dict[str, set[Split | None]] = {}
+def ordered(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples sorted by path."""
+    return sorted(samples, key=lambda sample: (sample.path, sample.image.sha256))
+
+
+def _splits(samples: Iterable[Sample]) -> dict[str, set[Split]]:
+    """The splits that each group has members in."""
+    found: dict[str, set[Split]] = {}
     for sample in samples:
-        seen.setdefault(sample.group, set()).add(sample.split)
-    return sorted(group for group, splits in seen.items() if len(splits) > 1)
+        if sample.split is not None:
+            found.setdefault(sample.group, set()).add(sample.split)
+    return found
+
+
+def divided(samples: Iterable[Sample]) -> list[str]:
+    """Groups that lie in more than one split: only given splits can do that."""
+    return sorted(group for group, splits in _splits(samples).items() if len(splits) > 1)

@@ -1,6 +1,6 @@
 """Is a canary worse than the stable beside it? Evidence that may be looked at after every batch of requests.
 
-Each function gives an e-process E of looks at two arms: under its null hypothesis the chance that E ever reaches 1 / α
+Each function gives an e-process E: under its null hypothesis the chance that E ever reaches 1 / α
 is at most α, however often one looks and whenever one stops (Ville's inequality; Ramdas, Grünwald, Vovk and Shafer,
 "Game-Theoretic Statistics and Safe Anytime-Valid Inference", Statistical Science 38 (2023), 576-601). It asks for
 requests that fail independently of one another: what fails together has to be counted once.
@@ -8,6 +8,7 @@ requests that fail independently of one another: what fails together has to be c
 Nothing is kept between looks: who was killed computes the same again from the looks that were written down.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,13 @@ import numpy.typing as npt
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-RATIOS = np.array([1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0])
-"""How many times as often a bad canary may fail; each is given the same weight."""
+RATIOS = {1.5: 1, 2.0: 1, 3.0: 1, 5.0: 1, 10.0: 2, 30.0: 4, 100.0: 5, 1000.0: 1}
+"""How many times as often a bad canary may fail, and the weight of each. The extremes weigh more: two failures of a
+release that is broken are to be enough."""
+SLOW_RATIOS = {1.3: 1, 1.5: 1, 2.0: 1, 3.0: 1, 5.0: 1, 10.0: 1}
+"""The same for slow answers, of which the stable has some too."""
+BETS = np.array([0.1, 0.2, 0.4, 0.8])
+"""Shares of the evidence that are put on the next pair; each has the same weight."""
 STEPS = 60
 """Halvings of an interval of at most 1: to below the precision of a float."""
 
@@ -31,29 +37,37 @@ class Looks:
         canary_bad: Those among them that were bad: an error, or slower than a bound.
         stable: Requests that were assigned to the stable.
         stable_bad: Those among them that were bad.
+        share: The chance of a request to be assigned to the canary, or more, if that is known. Without it, it is taken
+            from each look's own counts, which wastes what a look of few requests could tell.
     """
 
     canary: Counts
     canary_bad: Counts
     stable: Counts
     stable_bad: Counts
+    share: Floats | None = None
 
 
-def harm(looks: Looks) -> Floats:
-    """Evidence against "the canary is bad no more often than the stable", after each look; shape (..., looks).
+def harm(looks: Looks, tolerated: float = 1.0, ratios: Mapping[float, int] = RATIOS) -> Floats:
+    """Evidence against "the canary is bad at most `tolerated` times as often as the stable"; shape (..., looks).
 
     Given that a request was bad, whose was it? At equal rates it is the canary's with the chance of its share of the
-    requests; at r times the rate, more often. E is the likelihood ratio of the bad ones, averaged over RATIOS (the idea
-    of Lindon and Malek, arXiv:2011.03567). The share is the one that was counted, look by look: what the gateway was
-    asked for does not matter. Without any bad request E stays 1.
+    requests; at r times the rate, more often. E is the likelihood ratio of the bad ones, averaged over r (the idea of
+    Lindon and Malek, arXiv:2011.03567). Without any bad request E stays 1.
+
+    Args:
+        tolerated: Ratio of the rates that is no harm yet, at least 1.
+        ratios: How many times as often as is tolerated, and the weight of each.
     """
     requests = looks.canary + looks.stable
-    share = np.divide(looks.canary, requests, out=np.zeros(requests.shape), where=requests > 0)[..., None, :]
+    counted = np.divide(looks.canary, requests, out=np.zeros(requests.shape), where=requests > 0)
+    share = (counted if looks.share is None else looks.share)[..., None, :]
     bad = (looks.canary_bad + looks.stable_bad)[..., None, :]
-    ratios = RATIOS[:, None]
-    gained = looks.canary_bad[..., None, :] * np.log(ratios) - bad * np.log1p(share * (ratios - 1))
-    total = np.cumsum(gained, axis=-1)
-    return np.asarray(np.exp(np.logaddexp.reduce(total, axis=-2) - np.log(len(RATIOS))))
+    times, weights = (np.array(column)[:, None] for column in zip(*ratios.items(), strict=True))
+    gained = looks.canary_bad[..., None, :] * np.log(times)
+    gained = gained - bad * (np.log1p(share * (times * tolerated - 1)) - np.log1p(share * (tolerated - 1)))
+    total = np.cumsum(gained, axis=-1) + np.log(weights / weights.sum())
+    return _exp(np.logaddexp.reduce(total, axis=-2))
 
 
 def non_inferiority(looks: Looks, margin: float) -> Floats:
@@ -74,7 +88,29 @@ def non_inferiority(looks: Looks, margin: float) -> Floats:
     stable = _closest(rate, looks.canary, looks.stable, margin)
     gained = _log_ratio(looks.canary, looks.canary_bad, rate, stable + margin)
     gained = gained + _log_ratio(looks.stable, looks.stable_bad, rate, stable)
-    return np.asarray(np.exp(np.cumsum(gained, axis=-1)))
+    return _exp(np.cumsum(gained, axis=-1))
+
+
+def loss(differences: Floats) -> Floats:
+    """Evidence against "the canary is no worse on average", from pairs that are asked one after another.
+
+    A gambler puts a share of what he has on each pair's being worse, and wins or loses in proportion; E is what he has
+    of 1, averaged over BETS (Waudby-Smith and Ramdas, "Estimating Means of Bounded Random Variables by Betting",
+    Journal of the Royal Statistical Society B 86 (2024), 1-27).
+
+    Args:
+        differences: Of the canary's score less the stable's on the same question, between -1 and 1; (..., pairs).
+
+    Returns:
+        E after each pair, (..., pairs).
+    """
+    wins = np.log1p(-BETS[:, None] * np.asarray(differences, dtype=np.float64)[..., None, :])
+    return _exp(np.logaddexp.reduce(np.cumsum(wins, axis=-1), axis=-2) - np.log(len(BETS)))
+
+
+def _exp(log: Floats) -> Floats:
+    """Nobody asks how far beyond 10²⁰⁰ evidence goes."""
+    return np.asarray(np.exp(np.minimum(log, 460.0)))
 
 
 def _closest(rate: Floats, canary: Counts, stable: Counts, margin: float) -> Floats:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import open as open_image  # by its own name: ultralytics puts another one in its place
 
-from .rejected import Rejected
+from ..recipes.detection.rejected import Rejected
 
 Pixels = npt.NDArray[np.uint8]
 FORMATS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "GIF": ".gif"}

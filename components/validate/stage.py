@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..recipes.detection import labels
+from ..recipes.detection.rejected import Rejected
 from ..runtime.artifacts import BadItem, CleanBatch, Lineage, RawBatch, RawItem, Sample, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Validate
@@ -14,10 +16,8 @@ from ..runtime.parallel import each
 from ..runtime.ports import Store
 from ..runtime.records import from_lines, to_lines
 from ..runtime.step import say, step
-from . import labels
 from .duplicates import Decoded, single_out
 from .page import render
-from .rejected import Rejected
 
 
 @dataclass(frozen=True)

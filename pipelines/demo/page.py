@@ -1,17 +1,12 @@
-"""The demo's page: what happened from the first file to the last answer, in one file that needs no network."""
+"""The demo's page: everything that happened while the wheel turned, in one file that needs no network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from html import escape
-from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ...components.recipes.detection.draw import draw, to_jpeg_uri
-from ...components.recipes.detection.predict import decode
+from ...components.recipes.detection.predict import Detections, decode
 from ...components.runtime.artifacts import (
     BadItem,
     CleanBatch,
@@ -21,69 +16,80 @@ from ...components.runtime.artifacts import (
     ModelPackage,
     RawBatch,
     Release,
+    RolloutReport,
 )
 from ...components.runtime.blobs import get_blob
 from ...components.runtime.errors import UserError
 from ...components.runtime.manifests import find
-from ...components.runtime.page import page
-from ...components.runtime.ports import EndpointState
+from ...components.runtime.page import checks_table, page
 from ...components.runtime.records import from_lines
 from ...components.runtime.step import StepRecord
-from ...components.runtime.wiring import World
+from ...components.serving.client import infer
+from .timeline import Mark, timeline
 
-SHOWN = 12
+if TYPE_CHECKING:
+    from .demo import Watched, Wheel
 
-
-@dataclass(frozen=True)
-class Asked:
-    """The questions to the endpoint: pictures, their bytes, the first answer for each, and every answer's seconds."""
-
-    images: list[Path]
-    contents: list[bytes]
-    answers: list[Any]
-    seconds: list[float]
-    names: tuple[str, ...]
-    median_ms: float
+WORDS = {"promote": "promoted", "hold": "held", "rollback": "rolled back"}
 
 
 @dataclass(frozen=True)
-class Story:
-    """Everything that the page tells, found by walking the lineage of the served release back to its files."""
+class Chain:
+    """A release and all that it was made of, found by walking its lineage."""
 
-    state: EndpointState
     release: Release
-    report: EvalReport
     package: ModelPackage
     dataset: DatasetVersion
     clean: CleanBatch
     raw: RawBatch
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything that the page tells.
+
+    Args:
+        drawn: Pictures of the new camera with what the endpoint answers in the end; RGB order as `draw` gives it.
+        bad: Items in quarantine, with a thumbnail each.
+        chains: Of each release that was champion, oldest first.
+    """
+
+    wheel: "Wheel"
+    marks: list[Mark]
+    drawn: list[Any]
     bad: list[tuple[BadItem, str]]
-    steps: Sequence[StepRecord]
-    asked: Asked
+    chains: list[Chain]
 
     @classmethod
-    def of(
-        cls, world: World, state: EndpointState, release: Release, steps: Sequence[StepRecord], asked: Asked
-    ) -> "Story":
-        store = world.store
-        report = find(store, release.report, EvalReport)
-        package = find(store, release.package, ModelPackage)
-        dataset = find(store, release.dataset, DatasetVersion)
-        clean = find(store, dataset.lineage.parents[0], CleanBatch)
-        raw = find(store, clean.lineage.parents[0], RawBatch)
-        items = from_lines(get_blob(store, clean.quarantine), BadItem)
+    def of(cls, wheel: "Wheel", pictures: Sequence[bytes]) -> "Story":
+        """Gather it, and ask the endpoint about some pictures."""
+        store = wheel.world.store
+        champions = [find(store, one.release, Release) for one in wheel.rollouts if one.decision == "promote"]
+        chains = []
+        for release in champions:
+            dataset = find(store, release.dataset, DatasetVersion)
+            clean = find(store, dataset.lineage.parents[0], CleanBatch)
+            raw = find(store, clean.lineage.parents[0], RawBatch)
+            chains.append(Chain(release, find(store, release.package, ModelPackage), dataset, clean, raw))
+        items = from_lines(get_blob(store, chains[0].clean.quarantine), BadItem)
         bad = [(item, _thumbnail(get_blob(store, item.image)) if item.image else "") for item in items]
-        return cls(state, release, report, package, dataset, clean, raw, bad, steps, asked)
+        names = chains[-1].package.names
+        answers: list[Detections] = [infer(wheel.url, wheel.endpoint, content, shadow=True) for content in pictures]
+        drawn = [draw(decode(content), answer, names) for content, answer in zip(pictures, answers, strict=True)]
+        return cls(wheel, marks_of(wheel), drawn, bad, chains)
 
-    def picture(self) -> bytes:
-        """Eight answered pictures in a grid, as a JPEG."""
-        tiles = [cv2.resize(tile, (240, 240)) for tile in self._drawn(8)]
-        grid = np.vstack([np.hstack(tiles[:4]), np.hstack(tiles[4:8])])
-        return bytes(cv2.imencode(".jpg", grid, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
 
-    def _drawn(self, count: int) -> list[Any]:
-        pairs = zip(self.asked.contents, self.asked.answers, strict=False)
-        return [draw(decode(content), answer, self.asked.names) for content, answer in list(pairs)[:count]]
+def marks_of(wheel: "Wheel") -> list[Mark]:
+    """Every decision of every run, when its step ended."""
+    steps = [step for ended in wheel.ended for step in ended.run.steps]
+    words: dict[str, str] = {gate.id: gate.decision for gate in wheel.gates}
+    words |= {one.report.id: one.report.decision for one in wheel.watched}
+    words |= {rollout.id: WORDS[rollout.decision] for rollout in wheel.rollouts}
+    return [
+        Mark(step.started + step.seconds, step.step, words[step.artifact], step.sentence.partition(": ")[2])
+        for step in sorted(steps, key=lambda step: step.started)
+        if step.artifact in words
+    ]
 
 
 def _thumbnail(content: bytes) -> str:
@@ -99,38 +105,106 @@ def render(story: Story, seconds: float) -> str:
     Args:
         seconds: How long the demo took, for the first line.
     """
-    scores = story.report.challenger_scores
+    wheel = story.wheel
+    gate, bad = wheel.gates[-1], wheel.rollouts[-1]
+    before, after = gate.champion_scores, gate.challenger_scores
+    failed = [sent for sent in wheel.users.sent if sent.status != 200]
+    by_stable = sum(sent.version != f"v{_version(wheel, bad)}" for sent in failed)
+    gain = f"{_number(before.map50 if before else None)} to {_number(after.map50)}"
     body = [
-        f"<p>A detector of handwritten digits on photographs was trained, judged, registered and served in "
-        f"<strong>{seconds:.0f} s</strong>. It reaches <strong>mAP50 {scores.map50:.3f}</strong> on "
-        f"{story.report.images} images that it never saw, and answered <strong>{len(story.asked.seconds)}</strong> "
-        f"questions, {story.asked.median_ms:.1f} ms each.</p>",
-        "<h2>What the endpoint answers</h2>",
-        _grid((to_jpeg_uri(tile, 320), "") for tile in story._drawn(SHOWN)),
-        "<h2>The gate</h2>",
-        f'<p class="{"ok" if story.report.decision == "pass" else "bad"}">{escape(story.report.reason)}</p>',
-        _table(
-            ("check", "value", "limit", "", "why"),
-            [
-                (check.name, _number(check.value), _number(check.limit), check.outcome, check.sentence)
-                for check in story.report.checks
-            ],
+        f"<p>In <strong>{seconds:.0f} s</strong>, with nobody watching, a detector was trained and served; its camera "
+        f"changed; the flywheel noticed, asked for labels, trained on them and promoted a new detector, which raised "
+        f"mAP50 on the new camera from <strong>{gain}</strong>; and it took a broken release back. "
+        f"Users sent {len(wheel.users.sent)} requests: the broken release failed {len(failed) - by_stable} of them, "
+        f"stable ones failed <strong>{by_stable}</strong>.</p>",
+        "<h2>Traffic and decisions</h2>",
+        timeline(wheel.users.sent, story.marks, wheel.began, wheel.acts[-1][0] + 5),
+        _decisions(story),
+        "<h2>Drift and harm</h2>",
+        _harm(wheel.watched),
+        "<h2>Both detectors on both holdouts</h2>",
+        _holdouts(gate),
+        "<h2>What the endpoint answers in the end</h2>",
+        _grid((to_jpeg_uri(tile, 320), "") for tile in story.drawn),
+        *_sections(
+            "Gate", [(f"v{number}", one.decision, one.reason, one) for number, one in enumerate(wheel.gates, 1)]
         ),
-        "<h2>Accuracy by class</h2>",
-        f'<p class="muted">AP50 on the holdout; overall mAP50 {_number(scores.map50)}, '
-        f"mAP50-95 {_number(scores.map)}.</p>",
-        _bars(scores.class_map50),
+        *_sections(
+            "Rollout",
+            [(f"v{_version(wheel, one)}", WORDS[one.decision], one.reason, one) for one in wheel.rollouts],
+        ),
         "<h2>Training</h2>",
-        _curve(story.package.curve),
+        *(_curve(chain.package.curve) for chain in story.chains),
         "<h2>Quarantine</h2>",
-        f"<p>{len(story.bad)} of {story.raw.count} files were not fit to be used and were left out.</p>",
+        f"<p>{len(story.bad)} of {story.chains[0].raw.count} files were not fit to be used and were left out.</p>",
         _grid((uri, f"<strong>{escape(item.path)}</strong><br>{escape(item.detail)}") for item, uri in story.bad),
         "<h2>Lineage</h2>",
-        _lineage(story),
+        *(_lineage(chain) for chain in story.chains),
         "<h2>Time</h2>",
-        _times(story.steps),
+        _times([step for ended in wheel.ended for step in ended.run.steps]),
     ]
-    return page("From a folder of images to a served detector", "\n".join(body))
+    return page("The wheel turns by itself", "\n".join(body))
+
+
+def _version(wheel: "Wheel", rollout: RolloutReport) -> str:
+    return find(wheel.world.store, rollout.release, Release).version
+
+
+def _decisions(story: Story) -> str:
+    rows = [
+        (str(number), _clock(mark.at - story.wheel.began), mark.step, mark.decision, mark.sentence)
+        for number, mark in enumerate(story.marks, 1)
+    ]
+    return _table(("", "at", "step", "decision", "why"), rows)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _harm(watched: Sequence["Watched"]) -> str:
+    """Estimated against true accuracy, window by window."""
+    rows = []
+    for number, one in enumerate(watched, 1):
+        report = one.report
+        drifted = sum(test.drifted for test in report.tests)
+        fell = "–" if report.confidence_drop is None else f"{-report.confidence_drop:+.1%}"
+        rows.append(
+            f"<tr><td>{number}</td><td>{report.decision}</td><td>{drifted} of {len(report.tests)}</td><td>{fell}</td>"
+            f"<td>{_number(report.estimated_drop)}</td><td>{one.true_map50:.3f}</td><td style='width:40%'>"
+            f'<span class="bar" style="width:{100 * one.true_map50:.0f}%"></span></td></tr>'
+        )
+    head = "<tr><th>window</th><th>decision</th><th>tests that differ</th><th>confidence</th><th>estimated loss</th>"
+    return (
+        f'<table style="display:table;width:100%">{head}<th>true mAP50</th><th></th></tr>{"".join(rows)}</table>'
+        '<p class="muted">The monitor knows no labels; the true accuracy is known to the demo alone. Confidence is '
+        "held against the holdout of the champion of that time.</p>"
+    )
+
+
+def _holdouts(gate: EvalReport) -> str:
+    rows = [("new camera", gate.images, gate.champion_scores, gate.challenger_scores)]
+    rows += [("first camera", old.images, old.champion_scores, old.challenger_scores) for old in gate.older]
+    return _table(
+        ("holdout", "images", "v1 mAP50", "v2 mAP50"),
+        [
+            (name, str(images), _number(one.map50 if one else None), _number(two.map50))
+            for name, images, one, two in rows
+        ],
+    )
+
+
+def _sections(what: str, reports: Sequence[tuple[str, str, str, EvalReport | RolloutReport]]) -> list[str]:
+    """A heading, the sentence and the checks of each report."""
+    parts = []
+    for name, decision, reason, report in reports:
+        good = "ok" if decision in ("pass", "promoted") else "bad"
+        parts += [
+            f"<h2>{what} of {name}</h2>",
+            f'<p><strong class="{good}">{escape(decision)}</strong>: {escape(reason)}</p>',
+            f"<details><summary>{len(report.checks)} checks</summary>{checks_table(report.checks)}</details>",
+        ]
+    return parts
 
 
 def _number(value: float | None) -> str:
@@ -185,22 +259,19 @@ def _curve(curve: Sequence[Epoch]) -> str:
     )
 
 
-def _lineage(story: Story) -> str:
-    state = story.state
-    since = datetime.fromtimestamp(state.since).strftime("%Y-%m-%d %H:%M:%S")
-    counts = ", ".join(f"{count} {split}" for split, count in story.dataset.counts.items())
+def _lineage(chain: Chain) -> str:
+    counts = ", ".join(f"{count} {split}" for split, count in chain.dataset.counts.items())
+    rejected = sum(chain.clean.rejected.values())
     rows = [
-        ("files", story.raw.watermark, f"{story.raw.count} images in {story.raw.source}"),
-        ("checked", story.clean.id, f"{story.clean.count} fit, {sum(story.clean.rejected.values())} in quarantine"),
-        ("data version", story.dataset.id, counts),
+        ("files", chain.raw.watermark, f"{chain.raw.count} images in {chain.raw.source}"),
+        ("checked", chain.clean.id, f"{chain.clean.count} fit, {rejected} in quarantine"),
+        ("data version", chain.dataset.id, f"{counts}; {len(chain.dataset.holdouts)} holdouts"),
         (
             "model package",
-            story.package.id,
-            f"weights {story.package.checkpoint.digest[:16]}, by code {story.package.lineage.code}",
+            chain.package.id,
+            f"weights {chain.package.checkpoint.digest[:16]}, by code {chain.package.lineage.code}",
         ),
-        ("gate", story.report.id, story.report.decision),
-        ("release", story.release.id, f"{story.release.model} {story.release.version} in the registry"),
-        ("served", state.stable or "–", f"at endpoint {state.endpoint} since {since}: {state.reason}"),
+        ("release", chain.release.id, f"{chain.release.model} {chain.release.version} in the registry"),
     ]
     return _table(("", "id", ""), [(name, id[:16], text) for name, id, text in rows])
 

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.pipelines import running
-from kfp_flywheel.pipelines.demo import demo, digits
+from kfp_flywheel.pipelines.demo import demo, digits, planted
 
 from .figures import Figure, median, publish
 from .training import training_ratio
@@ -75,17 +74,19 @@ def steps() -> list[Figure]:
     ]
 
 
-def demos(folder: Path) -> list[Figure]:
-    """The demo as a user plays it, then its reuse, then two more seeds of the same training."""
-    root = folder / "demo"
+def runs(folder: Path) -> list[Figure]:
+    """The demo's data and parameters as a user runs them, then the reuse, then two more seeds of the same training."""
+    root = folder / "root"
+    planted.plant(digits.write(folder / "data", demo.COUNTS).parent)
+    data = folder / "data" / "data.yaml"
+    start = time.perf_counter()
     with peak_memory() as peak:
-        played = _flywheel("demo", "--root", str(root), "--json")
+        _flywheel("run", "--data", str(data), "--config", str(demo.CONFIG), "--root", str(root), "--port", "0")
     found = [
-        Figure("demo", played["seconds"], "s", "<=", 150),
-        Figure("demo, peak memory", round(peak[0], 2), "GiB", "<=", 6),
-        Figure("demo, holdout mAP50", played["map50"], "", ">=", 0.75),
+        Figure("first run", round(time.perf_counter() - start, 1), "s", "<=", 150),
+        Figure("first run, peak memory", round(peak[0], 2), "GiB", "<=", 6),
     ]
-    parameters = running.read_parameters(str(demo.Kept(root).data / "data.yaml"), demo.CONFIG, [])
+    parameters = running.read_parameters(str(data), demo.CONFIG, [])
     early = seconds(lambda: running.run(parameters, Platform.local(root), root, 0, quiet=True))
     for record in (root / "store" / "decisions").rglob("*.json"):
         record.unlink()
@@ -94,15 +95,14 @@ def demos(folder: Path) -> list[Figure]:
         Figure("second run, ended early", early, "s", "<=", 20),
         Figure("second run, every step reused", reused, "s", "<=", 20),
     ]
-    scores = [played["map50"], *(_trained(root, parameters | {"seed": seed}) for seed in SEEDS[1:])]
-    return [*found, median(f"holdout mAP50, seeds {SEEDS}", scores, "", ">=", 0.82)]
+    scores = [_trained(root, parameters | {"seed": seed}) for seed in SEEDS]
+    first = Figure("first run, holdout mAP50", scores[0], "", ">=", 0.75)
+    return [*found, first, median(f"holdout mAP50, seeds {SEEDS}", scores, "", ">=", 0.82)]
 
 
-def _flywheel(*arguments: str) -> Any:
-    import json
-
+def _flywheel(*arguments: str) -> None:
     program = str(Path(sys.executable).with_name("flywheel"))
-    return json.loads(subprocess.run([program, *arguments], check=True, stdout=subprocess.PIPE).stdout)
+    subprocess.run([program, *arguments], check=True)
 
 
 def _trained(root: Path, parameters: dict[str, object]) -> float:
@@ -122,7 +122,7 @@ def _trained(root: Path, parameters: dict[str, object]) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="flywheel-bench-") as name:
         folder = Path(name)
-        figures = [command_line(), *steps(), *demos(folder)]
+        figures = [command_line(), *steps(), *runs(folder)]
         data = digits.write(folder / "digits", {"train": 400, "val": 100, "test": 100})
         figures.append(training_ratio(data, folder))
     publish("local", figures)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kfp_flywheel.components.evaluate.gate import Comparison, Measured, judge
+from kfp_flywheel.components.evaluate.gate import Comparison, Measured, Older, judge
 from kfp_flywheel.components.evaluate.stage import run
 from kfp_flywheel.components.recipes.detection.evaluate import map50, match, score
 from kfp_flywheel.components.recipes.detection.mistakes import worst
@@ -164,6 +164,12 @@ def compared(lower, estimate, upper, **changes):
     return replace(GOOD, comparison=replace(Comparison(Bounds(estimate, lower, upper, 0.95), 100, 2), **changes))
 
 
+def grown(new, old, images=100, **changes):
+    """Lower bound, estimate and upper bound on the new holdout, and on an older one."""
+    comparison = replace(compared(*old).comparison, **changes)
+    return replace(compared(*new), older=(Older("old", images, comparison),))
+
+
 @pytest.mark.parametrize(
     ("measured", "decision", "said"),
     [
@@ -185,6 +191,15 @@ def compared(lower, estimate, upper, **changes):
         (compared(-0.01, 0.0, 0.01, lost=("c",)), "fail", "serves 'c'"),
         (compared(-0.01, 0.0, 0.01, difference=None), "undecided", "cannot be measured"),
         (replace(compared(0.1, 0.2, 0.3), map50=0.4), "fail", "below the limit"),
+        (grown((0.01, 0.1, 0.2), (-0.01, 0.0, 0.01)), "pass", "holdout old, against the champion, mAP50 changes by"),
+        (grown((0.0, 0.1, 0.2), (-0.01, 0.0, 0.01)), "undecided", "better, as it must be on new images, is not shown"),
+        (grown((-0.2, -0.1, 0.0), (-0.01, 0.0, 0.01)), "fail", "it is not better"),
+        (grown((0.01, 0.1, 0.2), (-0.04, 0.0, 0.01)), "undecided", "more than 0.030 is neither shown nor ruled out"),
+        (grown((0.01, 0.1, 0.2), (-0.06, -0.05, -0.04)), "fail", "loses more than the margin 0.030"),
+        (grown((0.01, 0.1, 0.2), (-0.01, 0.0, 0.01), images=29), "undecided", "fewer than 30 images"),
+        (grown((0.01, 0.1, 0.2), (-0.06, -0.05, -0.04), images=29), "undecided", "fewer than 30 images"),
+        (grown((0.01, 0.1, 0.2), (-0.01, 0.0, 0.01), units=19), "undecided", "20 independent images"),
+        (grown((0.01, 0.1, 0.2), (-0.01, 0.0, 0.01), difference=None), "undecided", "cannot be measured"),
     ],
 )
 def test_each_case_is_decided_on_purpose(measured, decision, said):
@@ -198,7 +213,26 @@ def test_asking_nothing_of_single_classes_lets_a_missing_one_pass_and_says_so():
     assert "Nothing is known about 'b'" in next(check.sentence for check in checks if check.name == "worst class")
 
 
+def test_each_older_holdout_has_a_check_of_its_own():
+    good, bad = (grown((0.01, 0.1, 0.2), old).older[0] for old in ((-0.01, 0.0, 0.01), (-0.06, -0.05, -0.04)))
+    checks, decision, reason = judge(
+        replace(compared(0.01, 0.1, 0.2), older=(good, replace(bad, dataset="older"))), LIMITS
+    )
+    found = {check.name: check.outcome for check in checks}
+    assert (decision, found["holdout old"], found["holdout older"]) == ("fail", "pass", "fail")
+    assert "holdout older" in reason
+    assert "holdout old," not in reason
+
+
 value = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
+comparisons = st.builds(
+    Comparison,
+    difference=st.none()
+    | st.tuples(*[st.floats(allow_nan=True)] * 3).map(lambda v: Bounds(v[0], min(v[1:]), max(v[1:]), 0.95)),
+    units=st.integers(0, 200),
+    classes=st.integers(0, 3),
+    lost=st.sampled_from([(), ("c",)]),
+)
 anything = st.builds(
     Measured,
     images=st.integers(0, 200),
@@ -206,14 +240,9 @@ anything = st.builds(
     class_map50=st.dictionaries(st.sampled_from("abc"), value),
     latency_ms=value,
     size_mb=value,
-    comparison=st.none()
-    | st.builds(
-        Comparison,
-        difference=st.none()
-        | st.tuples(*[st.floats(allow_nan=True)] * 3).map(lambda v: Bounds(v[0], min(v[1:]), max(v[1:]), 0.95)),
-        units=st.integers(0, 200),
-        classes=st.integers(0, 3),
-        lost=st.sampled_from([(), ("c",)]),
+    comparison=st.none() | comparisons,
+    older=st.lists(st.builds(Older, dataset=st.just("old"), images=st.integers(0, 200), comparison=comparisons)).map(
+        tuple
     ),
 )
 
@@ -236,7 +265,14 @@ def test_only_numbers_that_are_there_and_within_their_limits_pass(measured, over
         assert measured.size_mb <= limits.max_size_mb
         assert all(v >= single for v in measured.class_map50.values() if v is not None and np.isfinite(v))
         found = measured.comparison
-        assert found is None or (found.difference.lower >= -margin and not found.lost and found.units >= 20)
+        if found is not None:
+            assert not found.lost
+            assert found.units >= 20
+            assert found.difference.lower > 0 if measured.older else found.difference.lower >= -margin
+        for older in measured.older:
+            assert older.images >= limits.min_images
+            assert older.comparison.units >= 20
+            assert older.comparison.difference.lower >= -limits.old_margin
 
 
 @settings(max_examples=100, deadline=None)
@@ -399,6 +435,66 @@ def test_an_image_whose_bytes_changed_is_noticed(case, capsys):
     assert "do not hash to its name" in capsys.readouterr().out
 
 
+UPPER, LOWER = range(8), range(8, 16)
+
+
+@pytest.fixture
+def retrained(case):
+    """Data that grew: blocks lay in the upper half, now they lie in the lower one."""
+    return blocks.dataset(case.store, 120, cells=LOWER, parent=blocks.dataset(case.store, 120, cells=UPPER))
+
+
+def test_a_retrained_model_that_is_better_on_new_images_and_as_good_on_old_ones_passes(case, retrained):
+    report, page = case.evaluate(case.package(), case.package(blind=(8, 10, 13)), retrained)
+    assert report.decision == "pass", report.reason
+    old = retrained.holdouts[1].dataset
+    assert outcomes(report) == dict.fromkeys(
+        ["images", "mAP50", "worst class", "champion", f"holdout {old}", "latency", "size"], "pass"
+    )
+    assert report.images == 120
+    assert report.champion_scores.map50 < 0.8
+    assert [(older.dataset, older.images) for older in report.older] == [(old, 120)]
+    assert report.older[0].challenger_scores.map50 == report.older[0].champion_scores.map50 == pytest.approx(1)
+    assert "New and older holdouts" in page
+    row = page[page.index("New images") : page.index("Accuracy on the new holdout")]
+    assert re.findall(r"[01]\.\d{3}", row) == ["1.000", f"{report.champion_scores.map50:.3f}", "1.000", "1.000"]
+    assert f"{old}, 120 images" in row
+
+
+def test_a_retrained_model_that_is_only_as_good_on_new_images_does_not_pass(case, retrained):
+    report, _ = case.evaluate(case.package(noise=0.01), case.package(), retrained)
+    assert report.decision == "undecided"
+    assert "better, as it must be on new images, is not shown" in report.reason
+
+
+def test_a_retrained_model_that_forgot_the_old_images_fails(case, retrained):
+    report, _ = case.evaluate(case.package(blind=(0, 5)), case.package(blind=(8, 10, 13)), retrained)
+    assert report.decision == "fail"
+    assert outcomes(report)["champion"] == "pass"
+    assert f"older holdout {retrained.holdouts[1].dataset}" in report.reason
+
+
+def test_without_a_champion_older_holdouts_are_shown_and_nothing_is_compared(case, retrained):
+    report, page = case.evaluate(case.package(), dataset=retrained)
+    assert report.decision == "pass"
+    assert report.older[0].champion_scores is None
+    assert report.agreement == ()
+    assert "New and older holdouts" in page
+    assert 'number">Champion</th>' not in page
+
+
+def test_agreement_is_of_what_both_would_answer_to_the_own_holdout(case, retrained):
+    alike, _ = case.evaluate(case.package(noise=0.01), case.package(), retrained)
+    assert alike.agreement == (1.0,) * 120
+    other, _ = case.evaluate(case.package(), case.package(blind=(8, 10, 13)), retrained, run_id="other")
+    assert len(other.agreement) == 120  # the challenger sees something everywhere
+    assert 0 in other.agreement
+    assert 0.5 < np.mean(other.agreement) < 0.9
+    neither = {"blind": range(16)}
+    blind, _ = case.evaluate(case.package(noise=0.01, **neither), case.package(**neither), retrained, run_id="blind")
+    assert blind.agreement == ()
+
+
 def test_the_same_question_is_answered_once(case):
     dataset, package = blocks.dataset(case.store), case.package()
     first, page = case.evaluate(package, dataset=dataset)
@@ -474,7 +570,7 @@ import sys
 from kfp_flywheel.components.evaluate.stage import run
 folder, platform = sys.argv[1:]
 files = [f"{folder}/{name}" for name in ("package", "champion", "dataset", "report", "page")]
-run(*files, "config", 0.5, 0.1, 0.02, 30, 1000.0, 500.0, platform, "r")
+run(*files, "config", 0.5, 0.1, 0.02, 30, 0.03, 1000.0, 500.0, platform, "r")
 print(sorted({"torch", "ultralytics", "ray", "kfp"} & set(sys.modules)))
 """
     done = subprocess.run(

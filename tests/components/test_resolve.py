@@ -55,6 +55,7 @@ BEYOND: dict[str, object] = {
     "val_fraction": 0.6,
     "test_fraction": 0,
     "group_pattern": "(",
+    "grow_from": "yesterday",
     "architecture": "no name",
     "image_size": 33,
     "epochs": 0,
@@ -73,15 +74,24 @@ BEYOND: dict[str, object] = {
     "min_class_map50": -1,
     "margin": 2,
     "min_images": 0,
+    "old_margin": -0.1,
     "max_latency_ms": 0,
     "max_size_mb": "inf",
     "model": "Not A Name",
     "endpoint": "UPPER",
     "ready_timeout_s": 0,
+    "canary_steps": "10%",
+    "step_requests": 0,
+    "max_requests": 0,
+    "max_seconds": 0,
+    "look_s": 0,
+    "error_margin": 0,
+    "slow_margin": 1,
+    "replays": -1,
 }
 
 
-@pytest.mark.parametrize("name", list(config.PARAMETERS))
+@pytest.mark.parametrize("name", config.names_of(config.FLYWHEEL))
 def test_every_parameter_has_a_limit_that_resolve_minds(name: str) -> None:
     lines = "\n".join(f"{key}={value}" for key, value in {"source": "x", name: BEYOND[name]}.items())
     with pytest.raises(UserError, match=name) as caught:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kfp_flywheel.components.statistics.sequential import Looks, harm, non_inferiority
+from kfp_flywheel.components.statistics.sequential import Looks, harm, loss, non_inferiority
 from scipy.stats import binom
 
 ALPHA = 0.05
@@ -53,9 +53,44 @@ def test_no_look_is_expected_to_find_a_worse_canary_good_enough(
     assert expected(lambda seen: non_inferiority(seen, margin), n1, n0, min(p1, 1.0), p0, before) <= 1 + 1e-6
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 12), RATE, RATE, RATE)
+def test_a_share_that_is_known_may_be_more_than_the_truth_and_never_less(
+    size: int, bad: float, truth: float, more: float
+) -> None:
+    """Exact: requests are assigned at random, and fail at the same rate in both arms."""
+    given_ = truth + more * (1 - truth)
+    mean = 0.0
+    for canary in range(size + 1):
+        x1, x0 = (part.ravel() for part in np.meshgrid(np.arange(canary + 1), np.arange(size - canary + 1)))
+        chance = binom.pmf(x1, canary, bad) * binom.pmf(x0, size - canary, bad) * binom.pmf(canary, size, truth)
+        one = np.ones((len(x1), 1), np.int64)
+        seen = Looks(canary * one, x1[:, None], (size - canary) * one, x0[:, None], np.full((len(x1), 1), given_))
+        mean += float(chance @ harm(seen)[:, 0])
+    assert mean <= 1 + 1e-9
+
+
+def test_pairs_in_which_the_canary_is_worse_show_it_and_equal_ones_do_not() -> None:
+    rng = np.random.default_rng(3)
+    worse = rng.choice([-0.5, 0.0, 0.2], (500, 300), p=[0.3, 0.6, 0.1])
+    assert np.mean(loss(worse).max(-1) >= 1 / ALPHA) >= 0.95
+    same = rng.choice([-0.5, 0.0, 0.5], (1000, 300), p=[0.2, 0.6, 0.2])
+    assert np.mean(loss(same).max(-1) >= 1 / ALPHA) <= ALPHA
+    assert loss(np.zeros(0)).shape == (0,)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
+def test_a_fair_pair_never_adds_evidence_on_average(before: list[float]) -> None:
+    """Exact: whatever was seen before, +d and -d with equal chances multiply E by 1 on average."""
+    base = loss(np.array(before))[-1]
+    for d in (0.1, 0.5, 1.0):
+        after = [loss(np.array([*before, sign * d]))[-1] for sign in (1, -1)]
+        assert np.mean(after) == pytest.approx(base, rel=1e-9)
+
+
 def test_without_data_or_without_errors_there_is_no_evidence_of_harm() -> None:
-    assert harm(looks([0, 100], [0, 0], [0, 900], [0, 0])).tolist() == [1, 1]
-    assert non_inferiority(looks([0, 0], [0, 0], [0, 0], [0, 0]), 0.01).tolist() == [1, 1]
+    assert harm(looks([0, 100], [0, 0], [0, 900], [0, 0])) == pytest.approx(np.ones(2))
+    assert non_inferiority(looks([0, 0], [0, 0], [0, 0], [0, 0]), 0.01) == pytest.approx(np.ones(2))
 
 
 def test_a_canary_without_traffic_shows_nothing_either_way() -> None:

@@ -14,7 +14,9 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from kfp_flywheel.components.recipes.detection.log import pictures_of, read_window
 from kfp_flywheel.components.recipes.detection.predict import Predictor, decode
+from kfp_flywheel.components.recipes.detection.window import Window
 from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
 from kfp_flywheel.components.runtime.artifacts import ModelPackage, Release
 from kfp_flywheel.components.runtime.config import Platform
@@ -176,7 +178,43 @@ def test_answers_are_counted_by_version_and_code(served: tuple[World, str]) -> N
     for code in ("200", "400"):
         assert f'flywheel_requests_total{{code="{code}",version="v1"}}' in own
         assert f'flywheel_gateway_requests_total{{code="{code}",endpoint="detector",version="v1"}}' in gateway
-    assert 'flywheel_request_seconds_count{version="v1"}' in own
+    good = own.split('flywheel_requests_total{code="200",version="v1"} ')[1].split()[0]
+    assert f'flywheel_request_seconds_count{{version="v1"}} {good}' in own, "a refusal has no speed"
+    assert 'flywheel_failures_total{version="v1"} 0.0' in own
+
+
+def test_telemetry_counts_what_was_answered_and_leaves_clients_mistakes_out(served: tuple[World, str]) -> None:
+    world, url = served
+    ask(url, body())
+    before = world.telemetry.counts("detector")["v1"]
+    for _ in range(3):
+        ask(url, body())
+    ask(url, body(data=["%%%"]))
+    after = world.telemetry.counts("detector")["v1"]
+    assert (after.requests - before.requests, after.failures - before.failures) == (3, 0)
+    assert after.within["+Inf"] - before.within["+Inf"] == 3
+
+
+def test_the_prediction_log_keeps_what_users_asked_and_nothing_else(served: tuple[World, str]) -> None:
+    world, url = served
+    since = time.time()
+    kept, *asked_again = tiny_images(6)
+    answer = infer(url, "detector", kept)
+    infer(url, "detector", asked_again[0], shadow=True)
+    infer(url, "detector", asked_again[1], conf=0.9)
+    ask(url, body(data=[base64.b64encode(asked_again[2]).decode()]) | {"parameters": {"shadow": True}})
+    ask(url, body(data=[base64.b64encode(b"no image").decode()]))
+    infer(url, "detector", asked_again[3], conf=0.25)  # the package's own limit
+    ask(url, body(data=[base64.b64encode(asked_again[4]).decode()]))
+
+    def logged() -> Window:
+        return read_window(world.store, "detector", "v1", 100, since)[0]
+
+    until(lambda: logged().requests >= 3, 20)
+    window = logged()
+    assert list(pictures_of(world.store, window.pictures)) == [kept, asked_again[3], asked_again[4]]
+    np.testing.assert_allclose(window.part(0, 1).scores, answer.scores)
+    assert window.at[0] >= since
 
 
 def test_readiness_is_told_in_three_places(served: tuple[World, str]) -> None:
@@ -207,9 +245,10 @@ def test_kserves_own_client_is_understood_and_nothing_of_training_is_loaded(serv
     program = f"""
 import base64, json, sys
 image = base64.b64decode(sys.argv[1])
+from kfp_flywheel.components.runtime.wiring import open_store
 from kfp_flywheel.components.serving.model_server import import_kserve, load
 import_kserve()
-load({world.store.root!r}, {uri!r})
+load(open_store({world.store.root!r}), {uri!r})
 import kfp_flywheel.components.serving.detector
 loaded = sorted({{"torch", "ultralytics", "ray", "mlflow", "kfp"}} & set(sys.modules))
 

@@ -24,14 +24,14 @@ from kfp_flywheel.components.runtime.artifacts import (
 from kfp_flywheel.components.runtime.blobs import get_blob, put_blob
 from kfp_flywheel.components.runtime.config import Platform, Snapshot
 from kfp_flywheel.components.runtime.decisions import Outcome, conclude
-from kfp_flywheel.components.runtime.errors import DataError
+from kfp_flywheel.components.runtime.errors import DataError, UserError
 from kfp_flywheel.components.runtime.ports import Store
 from kfp_flywheel.components.runtime.records import from_lines, to_lines
 from kfp_flywheel.components.runtime.wiring import World, open_store
 from kfp_flywheel.components.snapshot import stage
 from kfp_flywheel.components.snapshot.split import assign, divided, drawn
 
-from tests.folders import DOCUMENT, small, through, write
+from tests.folders import DOCUMENT, jpeg, small, through, write
 
 LINEAGE = Lineage(code="test", image="local", run="test")
 BY_SCENE = Snapshot(group_pattern=r"^([^/]+)/")
@@ -219,6 +219,176 @@ def test_a_decided_version_is_said_with_its_decision(
     assert through(platform, source, tmp_path, config="another") == "new"
 
 
+# What grows. ------------------------------------------------------------------------------------------------------
+
+
+def grow(
+    store: Store, samples: list[Sample], parent: DatasetVersion, config: Snapshot = BY_SCENE, **batch: tuple[str, ...]
+) -> DatasetVersion:
+    return stage.freeze(store, clean(store, samples, **batch), config, LINEAGE, parent)
+
+
+def index(store: Store, made: DatasetVersion) -> list[Sample]:
+    return from_lines(get_blob(store, made.index), Sample)
+
+
+def exam(store: Store, made: DatasetVersion, number: int = 0) -> list[Sample]:
+    return from_lines(get_blob(store, made.holdouts[number].index), Sample)
+
+
+def streets(first: int = 0, count: int = 40) -> list[Sample]:
+    return [sample(f"street-{street}/{number}.jpg") for street in range(first, first + count) for number in range(2)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(SAMPLES, st.randoms(use_true_random=False))
+def test_what_grows_keeps_every_old_sample_and_every_old_exam(
+    tmp_path_factory: pytest.TempPathFactory, more: list[Sample], random: object
+) -> None:
+    store = open_store(f"file://{tmp_path_factory.mktemp('store')}")
+    parent = freeze(store, [*scenes(40), *streets()])
+    batch = [*more, *streets(40, 20)]
+    made = grow(store, batch, parent)
+    shuffled = list(batch)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    again = grow(store, shuffled, parent)
+    assert again.but(lineage=made.lineage) == made
+
+    old, now = index(store, parent), index(store, made)
+    assert [s for s in now if s in old] == old
+    known = {s.image.sha256 for s in old}
+    new = [s for s in now if s.image.sha256 not in known]
+    assert {s.image.sha256 for s in new} == {s.image.sha256 for s in batch} - known
+    assert made.holdouts[1:] == parent.holdouts
+    assert exam(store, made) == [s for s in new if s.split == "test"]
+    assert made.counts == Counter(s.split for s in now)
+    assert made.id != parent.id
+    given = {s.image.sha256: s.split for s in batch}
+    assert all(given[s.image.sha256] in (None, s.split) for s in new)
+
+
+def test_a_group_of_the_parent_is_followed_whatever_the_batch_says(world: World) -> None:
+    parent = freeze(world.store, [*scenes(40), sample("learned/1", "train"), sample("asked/1", "test")])
+    more = ["learned/2", "asked/2"]
+    batch = [*streets(), *map(sample, more), sample("learned/3", "test"), sample("asked/3", "train")]
+    made = {s.path: s.split for s in index(world.store, grow(world.store, batch, parent))}
+    assert (made["learned/2"], made["asked/2"]) == ("train", "test")
+    assert (made["learned/3"], made["asked/3"]) == ("test", "train")  # as whoever gave them wanted it
+
+
+def test_an_image_that_was_there_keeps_its_split_and_its_label(world: World) -> None:
+    parent = freeze(world.store, scenes(40))
+    before = index(world.store, parent)[0]
+    other = next(split for split in ("train", "test") if split != before.split)
+    copy = sample("elsewhere.jpg", other, before.path, label=1)
+    assert copy.image.sha256 == before.image.sha256
+    made = grow(world.store, [copy, *streets()], parent)
+    assert [s for s in index(world.store, made) if s.image.sha256 == copy.image.sha256] == [before]
+
+
+def test_holdouts_are_handed_on_the_newest_first(world: World) -> None:
+    first = freeze(world.store, scenes(40))
+    second = grow(world.store, streets(), first)
+    third = grow(world.store, streets(40), second)
+    assert [holdout.dataset for holdout in third.holdouts] == [third.id, second.id, first.id]
+    assert third.holdouts[1:] == second.holdouts
+    asked = [s.image.sha256 for number in range(3) for s in exam(world.store, third, number)]
+    assert len(asked) == len(set(asked)) == third.counts["test"]
+
+
+def test_the_same_images_frozen_at_once_are_another_exam(world: World) -> None:
+    parent = freeze(world.store, scenes(40))
+    made = grow(world.store, streets(), parent)
+    at_once = freeze(world.store, [*scenes(40), *streets()])
+    assert index(world.store, at_once) == index(world.store, made)
+    assert at_once.id != made.id
+
+
+def test_without_a_new_image_it_is_the_parent(world: World) -> None:
+    parent = freeze(world.store, scenes(40))
+    assert grow(world.store, [s.but(split="test", boxes=()) for s in scenes(20)], parent) == parent
+
+
+def test_other_classes_than_the_parents_are_refused(world: World) -> None:
+    parent = freeze(world.store, scenes(40))
+    for names in (("dog", "cat"), ("cat", "dog", "cow")):
+        with pytest.raises(UserError, match="the classes cat, dog; the new images have " + ", ".join(names)):
+            grow(world.store, scenes(3), parent, names=names)
+
+
+@pytest.mark.parametrize(("split", "remedy"), [("train", "name test in data.yaml"), (None, "raise val_fraction or")])
+def test_new_images_without_an_exam_are_refused(world: World, split: Split | None, remedy: str) -> None:
+    parent = freeze(world.store, scenes(40))
+    with pytest.raises(DataError, match="none of the 3 new images would be a test image") as error:
+        grow(world.store, [sample(path, split) for path in ("a", "b", "c")], parent, Snapshot(test_fraction=0.001))
+    assert error.value.next.startswith(remedy)
+
+
+def test_new_images_need_no_training_and_validation_image_of_their_own(world: World) -> None:
+    parent = freeze(world.store, scenes(40))
+    made = grow(world.store, [sample("new", "test")], parent)
+    assert made.counts == parent.counts | {"test": parent.counts["test"] + 1}
+
+
+def more() -> dict[str, bytes | str]:
+    """Four images that `small` has, and twelve more, all without splits."""
+    label = "0 0.5 0.5 0.25 0.25\n"
+    numbers = range(8, 24)
+    return {f"images/{n}.jpg": jpeg(n) for n in numbers} | {f"labels/{n}.txt": label for n in numbers}
+
+
+def test_a_run_grows_the_champions_data(
+    platform: Platform, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through(platform, write(tmp_path / "set", small()), tmp_path)
+    parent = DatasetVersion.read(tmp_path / "dataset")
+    source = write(tmp_path / "more", more(), "names: [cat, dog]\n")
+
+    def again(champion: str = parent.id, **how: str) -> tuple[str, str]:
+        capsys.readouterr()
+        state = through(platform, source, tmp_path, champion=champion, test_fraction=0.3, **how)
+        return state, capsys.readouterr().out.splitlines()[-1]
+
+    state, said = again()
+    made = DatasetVersion.read(tmp_path / "dataset")
+    assert state == "new"
+    assert made.lineage.parents == (CleanBatch.read(tmp_path / "clean").id, parent.id)
+    assert made.holdouts[1:] == parent.holdouts
+    assert f"It grew from {parent.id} by 12 images, {made.holdouts[0].count} of which are its own holdout." in said
+    assert "4 were there before and keep their splits and labels." in said
+
+    state, said = again()
+    assert (state, "reused: " in said) == ("new", True)
+    assert f"It grew from {parent.id} by 12 images" in said
+    assert DatasetVersion.read(tmp_path / "dataset") == made
+
+    # It was promoted, and the same images come by again.
+    outcome = Outcome(dataset=made.id, config="config", step="rollout", decision="promote", reason="It is better.")
+    conclude(world.store, outcome)
+    state, said = again(made.id)
+    assert DatasetVersion.read(tmp_path / "dataset") == made
+    assert state == "decided"
+    assert "It had all 16 images of the batch, which keep their splits and labels: nothing is new." in said
+    assert again(made.id, config="another")[0] == "new"
+
+    # Another champion is another parent.
+    through(platform, write(tmp_path / "other", {**small(), "images/train/00.jpg": jpeg(99)}), tmp_path)
+    other = DatasetVersion.read(tmp_path / "dataset")
+    assert "reused: " not in again(other.id)[1]
+    assert DatasetVersion.read(tmp_path / "dataset").holdouts[1:] == other.holdouts
+
+
+def test_without_a_champion_a_version_stands_alone_and_says_so(
+    platform: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through(platform, write(tmp_path / "set", small()), tmp_path)
+    alone = DatasetVersion.read(tmp_path / "dataset")
+    paths = [str(tmp_path / name) for name in ("clean", "champion", "dataset")]
+    assert stage.run(*paths, "config", 0.15, 0.15, "", "champion", platform.line(), "run") == "new"
+    assert DatasetVersion.read(tmp_path / "dataset") == alone
+    assert "grow_from is champion, and there is none yet" in capsys.readouterr().out.splitlines()[-1]
+
+
 # What happens in the middle of it. --------------------------------------------------------------------------------
 
 CHILD = """
@@ -355,15 +525,15 @@ from pathlib import Path
 from kfp_flywheel.components.runtime.config import Platform
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
 from kfp_flywheel.components.snapshot.stage import run
-platform = Platform.local(Path(sys.argv[3])).line()
-run(sys.argv[1], sys.argv[2], "config", 0.15, 0.15, "(..).jpg", platform, "2")
+platform = Platform.local(Path(sys.argv[4])).line()
+run(*sys.argv[1:4], "config", 0.15, 0.15, "(..).jpg", "nothing", platform, "2")
 """
 
 
 def test_a_version_whose_file_cannot_grow_is_not_there_at_all(platform: Platform, world: World, tmp_path: Path) -> None:
     through(platform, write(tmp_path / "set", small()), tmp_path)
     made = set(world.store.list("manifests/snapshot/"))
-    arguments = [str(tmp_path / "clean"), str(tmp_path / "again"), str(tmp_path / "flywheel")]
+    arguments = [str(tmp_path / name) for name in ("clean", "champion", "again", "flywheel")]
     limited = [sys.executable, "-c", LIMITED]
     done = subprocess.run([*limited, "2000", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr

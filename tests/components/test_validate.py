@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.ingest import stage as ingest
+from kfp_flywheel.components.recipes.detection import labels
+from kfp_flywheel.components.recipes.detection.rejected import Rejected
 from kfp_flywheel.components.runtime.artifacts import BadItem, Box, CleanBatch, RawBatch, Sample
 from kfp_flywheel.components.runtime.blobs import get_blob
 from kfp_flywheel.components.runtime.config import Platform, Validate
@@ -22,9 +24,8 @@ from kfp_flywheel.components.runtime.errors import DataError
 from kfp_flywheel.components.runtime.records import from_lines
 from kfp_flywheel.components.runtime.step import run_records
 from kfp_flywheel.components.runtime.wiring import World
-from kfp_flywheel.components.validate import labels, stage
+from kfp_flywheel.components.validate import stage
 from kfp_flywheel.components.validate.image import read, thumbnail
-from kfp_flywheel.components.validate.rejected import Rejected
 from PIL import Image, ImageFile, ImageOps
 
 from tests.folders import BOX, Pixels, encode, jpeg, pair, picture, small, write

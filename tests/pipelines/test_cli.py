@@ -13,13 +13,15 @@ from kfp_flywheel.components.runtime import config
 from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.pipelines import running
 
-COMMANDS = ["run", "compile", "serve", "predict", "status", "doctor", "demo"]
+COMMANDS = ["run", "compile", "serve", "predict", "traffic", "status", "history", "watch"]
+COMMANDS += ["rollout", "promote", "rollback", "monitor", "doctor", "demo"]
 WRONG: dict[str, object] = {
     "max_bad_fraction": 1.5,
     "max_megapixels": 0,
     "val_fraction": 0.5,
     "test_fraction": "half",
     "group_pattern": "(unclosed",
+    "grow_from": "yesterday",
     "architecture": "",
     "image_size": 100,
     "epochs": 0,
@@ -38,11 +40,20 @@ WRONG: dict[str, object] = {
     "min_class_map50": 7,
     "margin": -0.02,
     "min_images": 0,
+    "old_margin": 2,
     "max_latency_ms": 0,
     "max_size_mb": -1,
     "model": "Not A Name",
     "endpoint": "-detector",
     "ready_timeout_s": 0,
+    "canary_steps": "ten",
+    "step_requests": 0,
+    "max_requests": -1,
+    "max_seconds": 0,
+    "look_s": "often",
+    "error_margin": 1.5,
+    "slow_margin": 0,
+    "replays": -1,
 }
 
 
@@ -65,12 +76,12 @@ def test_every_command_is_tested_here(tmp_path: Path) -> None:
 
 def test_help_of_run_lists_every_parameter(tmp_path: Path) -> None:
     done = flywheel("run", "--help", folder=tmp_path)
-    for name in config.PARAMETERS:
+    for name in config.names_of(config.FLYWHEEL):
         assert f"\n  {name} " in done.stdout
 
 
 def test_every_field_is_covered_by_a_wrong_value() -> None:
-    assert set(WRONG) == set(config.PARAMETERS) - {"source"}
+    assert set(WRONG) == set(config.names_of(config.FLYWHEEL)) - {"source"}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -111,7 +122,7 @@ def test_an_unreadable_source_ends_the_run_before_training(tmp_path: Path) -> No
     done = flywheel("run", "--data", "nowhere/data.yaml", "--port", "0", "--json", folder=tmp_path)
     assert done.returncode == 2
     ended = json.loads(done.stdout)
-    assert [step["step"] for step in ended["steps"]] == ["resolve", "ingest"]
+    assert [step["step"] for step in ended["steps"]] == ["resolve", "ingest", "notify"]
     assert "nowhere/data.yaml" in ended["reason"]
     assert "Traceback" not in done.stderr
 
@@ -135,7 +146,7 @@ def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp
     assert done.returncode == 0, done.stderr
     paths = json.loads(done.stdout)
     assert "out/flywheel.yaml" in paths
-    assert len(paths) == 1 + 8
+    assert len(paths) == 3 + 11
     for path in paths:
         spec, kubernetes = yaml.safe_load_all((tmp_path / path).read_text())
         given = spec["root"]["inputDefinitions"]["parameters"]["platform"]["defaultValue"]

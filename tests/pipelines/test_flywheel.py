@@ -17,6 +17,7 @@ from kfp_flywheel.pipelines import asking, running
 from tests.waiting import wait_for
 
 STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "register", "rollout"]
+TOLD = ["notify"]
 SMALL = {
     "architecture": "narrow",
     "image_size": 96,
@@ -56,7 +57,7 @@ def first(root: Path, shapes: Path) -> running.Ended:
 
 def test_a_folder_of_images_becomes_a_served_detector(first: running.Ended, root: Path, shapes: Path) -> None:
     assert first.run.failure == "", first.log.read_text()[-3000:]
-    assert [step.step for step in first.run.steps] == STEPS
+    assert [step.step for step in first.run.steps] == STEPS + TOLD
     assert first.outcome is not None
     assert first.outcome.decision == "promote"
     assert first.exit_code == 0
@@ -74,8 +75,8 @@ def test_a_folder_of_images_becomes_a_served_detector(first: running.Ended, root
 
 def test_the_same_data_and_config_end_early_and_say_so(first: running.Ended, root: Path, shapes: Path) -> None:
     again = running.run(parameters(shapes), Platform.local(root), root, 0, quiet=True)
-    assert [step.step for step in again.run.steps] == STEPS[:4]
-    assert "promote" in again.run.steps[-1].sentence
+    assert [step.step for step in again.run.steps] == STEPS[:4] + TOLD
+    assert "promote" in again.run.steps[-2].sentence
     assert again.exit_code == 0
 
 
@@ -86,7 +87,7 @@ def test_without_its_last_word_a_run_goes_on_and_reuses_all_work(
         record.unlink()
     before = connect(Platform.local(root)).serving.read("detector")
     again = running.run(parameters(shapes), Platform.local(root), root, 0, quiet=True)
-    assert [step.step for step in again.run.steps] == STEPS
+    assert [step.step for step in again.run.steps] == STEPS + TOLD
     reused = {step.step for step in again.run.steps if step.outcome == "reused"}
     assert {"ingest", "validate", "snapshot", "train", "evaluate"} <= reused
     assert again.outcome is not None
@@ -98,7 +99,7 @@ def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, ro
     before = connect(Platform.local(root)).serving.read("detector")
     judged = running.run(parameters(shapes, max_size_mb=0.01), Platform.local(root), root, 0, quiet=True)
     assert judged.exit_code == running.GATE_KEPT_CHAMPION
-    assert [step.step for step in judged.run.steps] == STEPS[:6]
+    assert [step.step for step in judged.run.steps] == STEPS[:6] + TOLD
     assert connect(Platform.local(root)).serving.read("detector") == before
 
 
@@ -106,7 +107,7 @@ def test_a_wrong_parameter_from_a_dashboard_ends_the_run_in_its_first_step(root:
     """Past the CLI's own check: as KFP would start it."""
     wrong = parameters(shapes) | {"margin": -3.0}
     ended = running.run(wrong, Platform.local(root), root, 0, quiet=True)
-    assert [step.step for step in ended.run.steps] == ["resolve"]
+    assert [step.step for step in ended.run.steps] == ["resolve", *TOLD]
     assert "margin" in ended.run.failure
     assert "-3" in ended.run.failure
     assert ended.exit_code == 2
@@ -143,5 +144,5 @@ def test_a_run_killed_with_9_leaves_nothing_and_goes_on(moment: str, shapes: Pat
     assert done.returncode == 0, done.stderr
     ended = json.loads(done.stdout)
     assert ended["decision"] == "promote"
-    assert [step["step"] for step in ended["steps"]] == STEPS
+    assert [step["step"] for step in ended["steps"]] == STEPS + TOLD
     wait_for(lambda: not left_running(tmp_path), 20)

@@ -55,6 +55,18 @@ def test_shell_snippets_run_one_after_another(number: int, folder: Path) -> None
         assert (folder / "boxes.jpg").stat().st_size > 0
 
 
+def test_the_commands_of_the_wheel_have_the_options_that_are_shown() -> None:
+    from kfp_flywheel.pipelines.cli import app
+    from typer.main import get_command
+
+    known = {name: command.params for name, command in get_command(app).commands.items()}  # type: ignore[attr-defined]
+    lines = [line.split("#")[0].split() for kind, text in BLOCKS if kind == "shell" for line in text.splitlines()]
+    assert len(lines) > 5
+    for _, name, *words in lines:
+        options = {option for parameter in known[name] for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, name
+
+
 def test_the_python_snippet_runs(folder: Path) -> None:
     (folder / "mine.py").write_text(next(text for kind, text in BLOCKS if kind == "python"))
     done = bash("python mine.py", folder)

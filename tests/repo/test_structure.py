@@ -69,10 +69,24 @@ def test_a_component_has_the_defaults_of_its_section(name: str) -> None:
 
 def test_the_flywheel_has_every_parameter_with_its_default_and_description() -> None:
     spec = PIPELINES["flywheel"].component_spec.inputs
-    assert set(spec) == {*config.PARAMETERS, "platform"}
-    for name, parameter in config.PARAMETERS.items():
+    names = config.names_of(config.FLYWHEEL)
+    assert set(spec) == {*names, "platform"}
+    for name in names:
+        parameter = config.PARAMETERS[name]
         assert spec[name].default == (None if parameter.default is config.REQUIRED else parameter.default), name
         assert spec[name].description.rstrip(".") == parameter.description, name
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_tells_people_how_its_run_went(name: str) -> None:
+    """Of a step that died without a word, only its name among the others tells."""
+    spec = PIPELINES[name].pipeline_spec
+    given = spec.root.dag.tasks["notify"].inputs.parameters
+    containers = [executor["container"] for executor in spec.deployment_spec["executors"].values()]
+    steps = {container["args"][3] for container in containers} - {"notify"}
+    assert given["pipeline"].runtime_value.constant.string_value == name
+    assert set(given["steps"].runtime_value.constant.string_value.split()) == steps
+    assert given["status"].task_final_status.producer_task.startswith("exit-handler")
 
 
 def test_every_component_input_is_described() -> None:

@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...runtime.artifacts import Sample
 from ...runtime.errors import DataError
@@ -16,30 +14,9 @@ from . import golden
 from .export import Exported, export
 from .features import FEATURES, features
 from .predict import Detections, Image, PackageConfig, Predictor, decode
+from .reference import Reference
 
 GOLDEN_IMAGES = 8
-
-
-class Reference(NamedTuple):
-    """What the package does on the holdout, image by image: the arrays of reference.npz.
-
-    Args:
-        samples: (n,): SHA-256 of each image.
-        feature_names: (k,).
-        features: (n, k): see `features.features`; NaN where an image has no box to describe.
-        scores: (m,): of all detections, image by image.
-        offsets: (n + 1,): image i has scores[offsets[i]:offsets[i + 1]].
-        class_counts: (n, classes): detections of each class.
-        embeddings: (n, d).
-    """
-
-    samples: NDArray[np.str_]
-    feature_names: NDArray[np.str_]
-    features: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    offsets: NDArray[np.int64]
-    class_counts: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
 
 
 def build(

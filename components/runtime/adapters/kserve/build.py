@@ -58,7 +58,14 @@ def runtime(namespace: str, image: str, pods: Pods) -> dict[str, Any]:
 
 
 def service(
-    namespace: str, endpoint: str, version: str, served: Served, store: str, runtime_name: str, pods: Pods
+    namespace: str,
+    endpoint: str,
+    version: str,
+    served: Served,
+    store: str,
+    runtime_name: str,
+    pods: Pods,
+    log_share: float = 1.0,
 ) -> dict[str, Any]:
     """The InferenceService of one version. It is never changed: another package is another version."""
     given = {
@@ -66,6 +73,7 @@ def service(
         "FLYWHEEL_STORE": store,
         "FLYWHEEL_NAME": endpoint,
         "FLYWHEEL_VERSION": version,
+        "FLYWHEEL_LOG_SHARE": str(log_share),
         "FLYWHEEL_HOST": "0.0.0.0",  # noqa: S104 - in the pod
     }
     probe = {"httpGet": {"path": f"/v2/models/{endpoint}/ready", "port": PORT}, "periodSeconds": 1}

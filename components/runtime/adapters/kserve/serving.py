@@ -93,7 +93,7 @@ class KServe:
         for version, served in state.versions.items():
             wanted = service(
                 *(self.namespace, state.endpoint, version, served),
-                *(self.platform.store, served_by["metadata"]["name"], pods),
+                *(self.platform.store, served_by["metadata"]["name"], pods, self.platform.log_share),
             )
             found = self._objects.get(SERVICE, wanted["metadata"]["name"])
             if found is None:

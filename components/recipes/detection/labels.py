@@ -6,7 +6,7 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from ..runtime.artifacts import Box
+from ...runtime.artifacts import Box
 from .rejected import Rejected
 
 OVERFLOW = 1e-3

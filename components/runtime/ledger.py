@@ -2,11 +2,11 @@
 
 import contextlib
 
-from ..runtime.artifacts import Release
-from ..runtime.errors import AlreadyExists
-from ..runtime.manifests import load
-from ..runtime.ports import EndpointState, Store
-from ..runtime.records import Record
+from .artifacts import Release
+from .errors import AlreadyExists
+from .manifests import load
+from .ports import EndpointState, Store
+from .records import Record
 
 
 class Entry(Record):
@@ -27,7 +27,7 @@ def append(store: Store, state: EndpointState) -> Entry:
     entry = Entry(
         endpoint=state.endpoint,
         generation=state.generation,
-        at=state.since,
+        at=max(state.since, state.changed),
         by=state.by,
         reason=state.reason,
         stable=state.stable,

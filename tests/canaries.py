@@ -1,0 +1,91 @@
+"""Two releases that may follow one another at an endpoint: real small packages, with the data and report that rollout
+looks at."""
+
+from kfp_flywheel.components.recipes.detection.evaluate import corners  # noqa: F401
+from kfp_flywheel.components.recipes.detection.predict import decode
+from kfp_flywheel.components.runtime.artifacts import (
+    DatasetVersion,
+    EvalReport,
+    Holdout,
+    ModelPackage,
+    Release,
+    Sample,
+    Scores,
+    content_id,
+)
+from kfp_flywheel.components.runtime.blobs import put_blob
+from kfp_flywheel.components.runtime.manifests import keep
+from kfp_flywheel.components.runtime.ports import Store
+from kfp_flywheel.components.runtime.records import to_lines
+
+from tests.tiny import LINEAGE, NAMES, tiny_images, tiny_package
+
+SCORES = Scores(map50=0.9, map=0.5, class_map50={"a": 0.9, "b": 0.9}, latency_ms=1.0, size_mb=0.1)
+TRUTH = ((0.25, 0.25, 0.3, 0.3), (0.7, 0.4, 0.2, 0.4), (0.5, 0.8, 0.5, 0.2))
+"""The boxes that the tiny model always sees, as fractions of its square input."""
+
+
+def tiny_dataset(store: Store, count: int = 40) -> DatasetVersion:
+    """A holdout whose images have no boxes: the tiny model's F1 there is 0 or unknown, whatever its bias."""
+    samples = []
+    for number, image in enumerate(tiny_images(count)):
+        height, width = decode(image).shape[:2]
+        samples.append(
+            Sample(
+                path=f"{number}.png",
+                image=put_blob(store, image, ".png"),
+                width=width,
+                height=height,
+                boxes=(),
+                split="test",
+                group=str(number),
+            )
+        )
+    index = put_blob(store, to_lines(samples), ".jsonl")
+    made = DatasetVersion(
+        id=content_id(["tiny", count]),
+        lineage=LINEAGE,
+        names=NAMES,
+        counts={"train": 0, "val": 0, "test": count},
+        index=index,
+        holdouts=(Holdout(dataset="tiny", count=count, index=index),),
+    )
+    keep(store, made)
+    return made
+
+
+def release_of(store: Store, version: str, package: ModelPackage, model: str = "detector") -> Release:
+    """A release of a package, with a report in the store."""
+    dataset = tiny_dataset(store)
+    report = EvalReport(
+        id=content_id(["report", package.id]),
+        lineage=LINEAGE,
+        decision="pass",
+        reason="for a test",
+        package=package.id,
+        champion=None,
+        dataset=dataset.id,
+        images=40,
+        challenger_scores=SCORES,
+        champion_scores=None,
+        checks=(),
+        page=put_blob(store, b"<p>", ".html"),
+    )
+    keep(store, report)
+    made = Release(
+        id=content_id([model, version, package.id]),
+        lineage=LINEAGE,
+        model=model,
+        version=version,
+        package=package.id,
+        package_uri=keep(store, package),
+        dataset=dataset.id,
+        report=report.id,
+    )
+    keep(store, made)
+    return made
+
+
+def tiny_pair(store: Store) -> tuple[Release, Release]:
+    """Champion and challenger, equally good: surer by a hair, and so another package."""
+    return release_of(store, "1", tiny_package(store)), release_of(store, "2", tiny_package(store, bias=1.001))
