@@ -7,7 +7,7 @@ from ..recipes.detection.draw import draw, to_jpeg_uri
 from ..recipes.detection.mistakes import Mistakes
 from ..recipes.detection.predict import Detections, Image
 from ..runtime.artifacts import Check, Decision, OldHoldout, Sample, Scores
-from ..runtime.page import page
+from ..runtime.page import checks_table, page
 
 TITLES: dict[Decision, str] = {
     "pass": "Passed the gate",
@@ -42,26 +42,10 @@ def render(
     return page(
         TITLES[decision],
         f'<p class="card">{verdict}<br>{escape(reason)}</p>\n'
-        f"<h2>Checks</h2>\n{_checks(checks)}\n{both}"
+        f"<h2>Checks</h2>\n{checks_table(checks)}\n{both}"
         f"<h2>Accuracy on the {'new ' if older else ''}holdout</h2>\n{_accuracy(challenger, champion)}\n"
         f"<h2>Worst mistakes</h2>\n{gallery}\n<h2>What was judged</h2>\n<table>{rows}</table>",
     )
-
-
-def _checks(checks: Sequence[Check]) -> str:
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.4g}"
-
-    bare = 'style="border:0;padding-bottom:0"'
-    rows = "".join(
-        f'<tr><td {bare} class="{COLOURS[check.outcome]}"><strong>{SIGNS[check.outcome]}</strong></td>'
-        f"<td {bare}><strong>{escape(check.name)}</strong></td>"
-        f'<td {bare} class="number">{number(check.value)}</td><td {bare} class="number">{number(check.limit)}</td></tr>'
-        f'<tr><td></td><td colspan="3" class="muted">{escape(check.sentence)}</td></tr>'
-        for check in checks
-    )
-    head = '<tr><th></th><th>Check</th><th class="number">Value</th><th class="number">Limit</th></tr>'
-    return f"<table>{head}{rows}</table>"
 
 
 def _holdouts(challenger: Scores, champion: Scores | None, older: Sequence[OldHoldout]) -> str:

@@ -28,7 +28,7 @@ class Means:
     """All that a rollout needs of the world.
 
     Args:
-        telemetry: Opens it when it is first needed.
+        telemetry: Opens it when it is first needed; without it no canary is tried.
         ask: Is handed a version's own address, and gives what is wrong with its golden answers, or nothing.
         replay: Is handed the addresses of canary and stable, and something to call now and then.
         tell: Receives a line for whoever watches.
@@ -38,7 +38,7 @@ class Means:
 
     store: Store
     serving: Serving
-    telemetry: Callable[[], Telemetry]
+    telemetry: Callable[[], Telemetry] | None
     ask: Callable[[str], str]
     replay: Callable[[str, str, Callable[[], None]], Replayed]
     tell: Callable[[str], None]
@@ -173,6 +173,7 @@ class Canary:
 
     def _counts(self) -> dict[str, Counts] | None:
         """Cumulative counts; none when telemetry is silent, which decides nothing."""
+        assert self.means.telemetry is not None, "looked at before a canary is tried"
         try:
             found = self.means.telemetry().counts(self.settings.endpoint)
         except PlatformError as error:

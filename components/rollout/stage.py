@@ -88,6 +88,9 @@ class Rolling:
             return Ended(run=self.run, decision="hold", verdict=verdict, reason=why)
         ended = Ended(run=self.run, decision="promote", verdict=verdict, reason=why)
         if verdict == "canary" and self.champion is not None:
+            if self.means.telemetry is None:
+                why = "the platform file has no telemetry, so nothing would be known of a canary; it is held back."
+                return ended.but(decision="hold", verdict="changed", reason=why)
             ended = Canary(self.means, self.release, self.champion, self.settings, self.run).roll()
             if ended.decision != "promote":
                 return ended
@@ -223,7 +226,7 @@ def run(
             means = Means(
                 store=here.store,
                 serving=here.world.serving,
-                telemetry=lambda: here.world.telemetry,
+                telemetry=(lambda: here.world.telemetry) if here.world.platform.telemetry else None,
                 ask=golden_asker(here.store, new, endpoint, Path(folder)),
                 replay=partial(replay, here.store, endpoint, new, incumbent or new, settings.replays),
                 tell=lambda line: say(f"rollout: {line}"),

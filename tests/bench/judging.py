@@ -29,7 +29,7 @@ CONTENT = {
     "boxes × 0.6": Scene(extent=0.6),
     "unseen photographs": Scene(split="val"),
 }
-FEWER = {"half as many objects, at most 2": Scene(most=2)}
+FEWER = {"fewer objects (2 at most)": Scene(most=2)}
 WINDOWS, WINDOW, POOL, LARGE, SMALL = 200, 200, 400, 1000, 100
 CLEAN, REFERENCES, POOLS, OURS = 1, range(100, 105), range(2, 7), 7
 """Seeds."""

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import canary, drift, gateway, rollouts
+from . import canary, drift, gateway, rollouts, shadow
 from .figures import Figure, publish
 from .local import peak_memory
 
@@ -29,8 +29,9 @@ def demo() -> list[Figure]:
 
 
 def main() -> None:
-    print(f"seeds: canary {canary.SEED}, drift {drift.SEED}")
-    parts = [demo(), gateway.figures(), rollouts.figures(20), canary.figures(), drift.figures()]
+    print(f"seeds: canary {canary.SEED}, shadow {shadow.SEED}, drift {drift.SEED}")
+    parts = [demo(), gateway.figures(), rollouts.figures(20), canary.figures(), shadow.figures()]
+    parts.append(drift.figures())
     publish("loop", [figure for part in parts for figure in part])
 
 

@@ -40,12 +40,13 @@ def roll(
     ask: Callable[[str], str] = lambda url: "",
     project: Callable[[Release], None] = lambda served: None,
     timeout_s: float = 5.0,
+    telemetry: object = "the world's",
 ) -> Ended:
     settings = Rollout.of(endpoint="detector", ready_timeout_s=timeout_s)
     means = Means(
         store=world.store,
         serving=world.serving,
-        telemetry=lambda: world.telemetry,
+        telemetry=(lambda: world.telemetry) if telemetry else None,
         ask=ask,
         replay=lambda canary, stable, tick: Replayed(),
         tell=print,
@@ -75,6 +76,15 @@ def test_a_first_release_becomes_champion(attended: World) -> None:
     assert (entry.generation, entry.release, entry.by, entry.at) == (1, release("1"), "run-1", state.since)
     assert aliased == [release("1")]
     assert f"{URL} answers with v1" in ended.reason
+
+
+def test_without_telemetry_no_canary_is_tried(attended: World) -> None:
+    roll(attended, release("1"))
+    before = attended.serving.read("detector")
+    ended = roll(attended, release("2"), champion=release("1"), telemetry=None)
+    assert (ended.decision, ended.verdict) == ("hold", "changed")
+    assert "no telemetry" in ended.reason
+    assert attended.serving.read("detector") == before
 
 
 @pytest.mark.parametrize(("judged_against", "was"), [(None, "none"), (release("0"), "detector version 0")])
