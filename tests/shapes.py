@@ -8,8 +8,9 @@ import numpy as np
 NAMES = ("disc", "square")
 
 
-def write(folder: Path, counts: dict[str, int], size: int = 96, seed: int = 0) -> Path:
-    """Write a YOLO data set with given splits, and give the path of its data.yaml."""
+def write(folder: Path, counts: dict[str, int], size: int = 96, seed: int = 0, negative: bool = False) -> Path:
+    """Write a YOLO data set with given splits, and give the path of its data.yaml. A negative has dark shapes on light
+    noise, of which a detector of the others knows nothing."""
     for index, (split, count) in enumerate(counts.items()):
         rng = np.random.default_rng([seed, index])
         for kind in ("images", "labels"):
@@ -28,7 +29,8 @@ def write(folder: Path, counts: dict[str, int], size: int = 96, seed: int = 0) -
                     cv2.circle(image, (x, y), half, colour, -1)
                 side = (2 * half + 1) / size
                 lines.append(f"{kind} {(x + 0.5) / size:.6f} {(y + 0.5) / size:.6f} {side:.6f} {side:.6f}\n")
-            cv2.imwrite(str(folder / "images" / split / f"{split}-{number:03d}.jpg"), image)
+            seen = 255 - image if negative else image
+            cv2.imwrite(str(folder / "images" / split / f"{split}-{number:03d}.jpg"), seen)
             (folder / "labels" / split / f"{split}-{number:03d}.txt").write_text("".join(lines))
     document = folder / "data.yaml"
     splits = "".join(f"{split}: images/{split}\n" for split in counts)

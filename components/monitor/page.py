@@ -72,7 +72,7 @@ def _features(tests: Sequence[Drift], reference: Reference, window: Window) -> s
         mark = ' <strong class="bad">changed</strong>' if test.drifted else ""
         cards.append(
             f'<div class="card"><strong>{escape(test.name)}</strong>{mark}{picture}'
-            f'<span class="muted">{escape(test.test)} {test.statistic:.3g}, p {test.p_value:.2g}</span></div>'
+            f'<div class="muted">{escape(test.test)} {test.statistic:.3f}, p {test.p_value:.2g}</div></div>'
         )
     return f'<div class="grid">{"".join(cards)}</div>'
 

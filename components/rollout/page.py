@@ -38,7 +38,7 @@ def render(
 def _traffic(looks: Sequence[Look]) -> str:
     """Requests of both versions between two looks as stacked bars, failures marked, in an SVG."""
     most = max(look.canary.requests + look.stable.requests for look in looks) or 1
-    wide = WIDTH / len(looks)
+    wide = min(WIDTH / len(looks), 16.0)
     bars = []
     for number, look in enumerate(looks):
         low = float(HEIGHT)

@@ -5,15 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
+from kfp_flywheel.components.runtime.artifacts import DatasetVersion, EvalReport
 from kfp_flywheel.components.runtime.config import Platform
+from kfp_flywheel.components.runtime.manifests import find
 from kfp_flywheel.components.runtime.wiring import connect
 from kfp_flywheel.components.serving.serve import serving
 from kfp_flywheel.pipelines import asking, running
+from kfp_flywheel.pipelines.traffic import Sent, send
 
+from tests.shapes import write
 from tests.waiting import wait_for
 
 STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "register", "rollout"]
@@ -101,6 +106,46 @@ def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, ro
     assert judged.exit_code == running.GATE_KEPT_CHAMPION
     assert [step.step for step in judged.run.steps] == STEPS[:6] + TOLD
     assert connect(Platform.local(root)).serving.read("detector") == before
+
+
+def test_pictures_of_another_kind_are_learned_beside_the_old_ones_and_promoted_by_a_canary(
+    first: running.Ended, root: Path, shapes: Path, tmp_path: Path
+) -> None:
+    platform = Platform.local(root)
+    source = write(tmp_path / "new", {"train": 120, "val": 16, "test": 48}, seed=5, negative=True)
+    canary = {"step_requests": 20, "error_margin": 0.1, "slow_margin": 0.3, "look_s": 0.2, "replays": 20}
+    growing = {"grow_from": "champion", "start_from": "champion", "epochs": 8, "old_margin": 0.5}
+    pictures = [path.read_bytes() for path in (shapes.parent / "images" / "test").iterdir()]
+    over = threading.Event()
+    with serving(platform, 0) as url:
+        wait_for(lambda: any(seen.ready for seen in connect(platform).serving.observe("detector").values()))
+        sent: list[Sent] = []
+        users = threading.Thread(target=send, args=(url, "detector", pictures, 40, 0, 0, sent.append, over))
+
+        def ask() -> None:
+            """When the canary is there: training needs every core."""
+            wait_for(lambda: over.is_set() or len(connect(platform).serving.read("detector").versions) > 1, 280)
+            users.start()
+
+        asking_ = threading.Thread(target=ask)
+        asking_.start()
+        try:
+            again = running.run(parameters(source, **growing, **canary), platform, root, 0, quiet=True)
+        finally:
+            over.set()
+            asking_.join()
+            users.join()
+    assert again.run.failure == "", again.log.read_text()[-3000:]
+    assert again.outcome is not None
+    assert again.outcome.decision == "promote", again.outcome.reason
+    store = connect(platform).store
+    made = {step.step: step.artifact for step in again.run.steps}
+    report = find(store, made["evaluate"], EvalReport)
+    assert [old.images for old in report.older] == [48]
+    assert find(store, made["snapshot"], DatasetVersion).counts["train"] == 240
+    assert connect(platform).serving.read("detector").stable == "v2"
+    assert {one.status for one in sent if one.version == "v1"} == {200}
+    assert any(one.version == "v2" for one in sent)
 
 
 def test_a_wrong_parameter_from_a_dashboard_ends_the_run_in_its_first_step(root: Path, shapes: Path) -> None:
