@@ -15,7 +15,7 @@ def monitor(
     window: int = 200,
     detector: str = "ks+mmd",
     drift_alpha: float = 0.01,
-    harm_drop: float = 0.04,
+    harm_drop: float = 0.05,
     cooldown_s: float = 86_400.0,
     budget: int = 4,
     retrain_with: str = "",

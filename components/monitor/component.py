@@ -8,7 +8,7 @@ from ..runtime import images
 @dsl.component(base_image=images.STEPS, install_kfp_package=False)
 def monitor(
     report: dsl.Output[dsl.Artifact], page: dsl.Output[dsl.HTML], endpoint: str = "detector", window: int = 200,
-    detector: str = "ks+mmd", drift_alpha: float = 0.01, harm_drop: float = 0.04, cooldown_s: float = 86_400.0,
+    detector: str = "ks+mmd", drift_alpha: float = 0.01, harm_drop: float = 0.05, cooldown_s: float = 86_400.0,
     budget: int = 4, retrain_with: str = "", platform: str = "", run_id: str = "",
 ) -> str:  # fmt: skip
     """Hold the last requests of an endpoint against what its champion was judged on; ask for labels when it is harmed.
@@ -22,7 +22,7 @@ def monitor(
         window: Requests that are judged together.
         detector: Test of drift; alibi's need the extra monitor.
         drift_alpha: False alarms on windows without a change, as a share.
-        harm_drop: Relative fall of the mean confidence that is harm.
+        harm_drop: Estimated loss of mAP50 that is harm.
         cooldown_s: Seconds between two requests for labels.
         budget: Requests for labels in 30 days, at most.
         retrain_with: Lines NAME=VALUE: parameters of the retraining.

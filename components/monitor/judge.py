@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..recipes.detection.harm import Loss
 from ..runtime.artifacts import Drift, LabelRequest
 from ..runtime.config import Monitor
 
@@ -35,15 +36,17 @@ class Seen:
     Args:
         count: Requests in it.
         tests: Of drift.
-        drops: Relative fall of the mean confidence in the window before and in this one; None where it is not known.
-        estimated: Loss of mAP50 as it is estimated.
+        confidence: Relative fall of the mean confidence; None if it is not known.
+        loss: Estimated loss of mAP50; None if it is not known, or not looked for where nothing drifted.
+        before: The same in the window before; None if nothing drifted there.
         problem: Why nothing can be known, if so.
     """
 
     count: int = 0
     tests: tuple[Drift, ...] = ()
-    drops: tuple[float | None, float | None] = (None, None)
-    estimated: float | None = None
+    confidence: float | None = None
+    loss: Loss | None = None
+    before: Loss | None = None
     measured: Measured | None = None
     problem: str = ""
 
@@ -66,15 +69,19 @@ def judge(seen: Seen, settings: Monitor) -> tuple[Decision, str]:
     names = ", ".join(test.name for test in sorted(drifted, key=lambda test: test.p_value)[:3])
     more = f" and {len(drifted) - 3} more" if len(drifted) > 3 else ""
     what = f"the last {seen.count} requests differ from the holdout in {names}{more}"
-    before, now = seen.drops
-    about = f", an estimated loss of {seen.estimated:.2f} mAP50" if seen.estimated is not None else ""
-    if now is None:
+    if seen.loss is None:
         return "alert", f"{what}; whether it hurts is not known."
-    if now < settings.harm_drop:
-        return "alert", f"{what}, but confidence has not fallen ({-now:+.1%}){about}."
-    if before is None or before < settings.harm_drop:
-        return "alert", f"{what}, and confidence fell by {now:.1%}{about}; it is harm if the next window shows it too."
-    return "retrain", f"{what}, and confidence fell by {before:.1%} and {now:.1%} in two windows running{about}."
+    costs = f"{seen.loss.estimate:.2f} mAP50"
+    if not _hurts(seen.loss, settings):
+        return "alert", f"{what}; that costs an estimated {costs}, which is no harm."
+    if not _hurts(seen.before, settings):
+        return "alert", f"{what}; that costs an estimated {costs}, which is harm if the next window shows it too."
+    return "retrain", f"{what}; that costs an estimated {costs}, and the window before showed the same."
+
+
+def _hurts(loss: Loss | None, settings: Monitor) -> bool:
+    """Whether a loss is as much as matters, and surely one (`harm.hurts` says the same of windows)."""
+    return loss is not None and loss.estimate >= settings.harm_drop and loss.at_least > 0
 
 
 def may_ask(

@@ -88,14 +88,16 @@ def watch(store: Store, landing: Store | None, state: EndpointState, settings: M
         found = list(labelled(store, landing, state.endpoint, last, len(package.names)))
         measured = measure(predictor, found, find(store, release.report, EvalReport).challenger_scores.map50)
     tests = drift.compare(known, now, settings.drift_alpha, settings.detector) if full else ()
-    estimated = None
+    loss = lost_before = None
     if any(test.drifted for test in tests):
-        estimated = harm.estimate(estimator_of(store, release, package, predictor), known, now)
-    drops = (
-        harm.confidence_drop(known, before) if before.requests >= size else None,
-        harm.confidence_drop(known, now) if full else None,
-    )
-    seen = Seen(now.requests, tests, drops, estimated, measured)
+        estimator = estimator_of(store, release, package, predictor)
+        loss = harm.loss(estimator, known, now)
+        if before.requests >= size and any(
+            test.drifted for test in drift.compare(known, before, settings.drift_alpha, settings.detector)
+        ):
+            lost_before = harm.loss(estimator, known, before)
+    fall = harm.confidence_drop(known, now) if full else None
+    seen = Seen(now.requests, tests, fall, loss, lost_before, measured)
     return Watched(release, package, last, now, known, predictor, seen)
 
 
@@ -186,9 +188,9 @@ def _report(
         ("Requests", f"{seen.count}, {_time(first)} to {_time(last)}" if seen.count else "none"),
         ("Champion", f"{watched.release.model} version {watched.release.version}" if watched else "none"),
         ("Tests that show a change", f"{sum(test.drifted for test in seen.tests)} of {len(seen.tests)}"),
-        ("Mean confidence, against the holdout's", _percent(seen.drops[1])),
-        ("The same in the window before", _percent(seen.drops[0])),
-        ("Estimated loss of mAP50", "–" if seen.estimated is None else f"{seen.estimated:.3f}"),
+        ("Mean confidence, against the holdout's", "–" if seen.confidence is None else f"{-seen.confidence:+.1%}"),
+        ("Estimated loss of mAP50", _estimated(seen.loss)),
+        ("The same in the window before", _estimated(seen.before)),
         ("Measured loss of mAP50", "–" if seen.measured is None or measured is None
          else f"{measured:.3f} on {seen.measured.images} labelled requests"),
     ]  # fmt: skip
@@ -209,8 +211,8 @@ def _report(
         last=last,
         count=seen.count,
         tests=tuple(seen.tests),
-        confidence_drop=seen.drops[1],
-        estimated_drop=seen.estimated,
+        confidence_drop=seen.confidence,
+        estimated_drop=seen.loss.estimate if seen.loss else None,
         measured_drop=measured,
         request=request,
         started=tuple(started),
@@ -222,5 +224,5 @@ def _time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _percent(drop: float | None) -> str:
-    return "–" if drop is None else f"{-drop:+.1%}"
+def _estimated(loss: harm.Loss | None) -> str:
+    return "–" if loss is None else f"{loss.estimate:.3f}, at least {loss.at_least:.3f}"

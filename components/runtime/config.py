@@ -163,7 +163,7 @@ class Monitor(Section):
         "ks+mmd"
     )
     drift_alpha: Annotated[float, Meta(gt=0, lt=0.5), "False alarms on windows without a change, as a share"] = 0.01
-    harm_drop: Annotated[float, Meta(gt=0, lt=1), "Relative fall of the mean confidence that is harm"] = 0.04
+    harm_drop: Annotated[float, Meta(gt=0, lt=1), "Estimated loss of mAP50 that is harm"] = 0.05
     cooldown_s: Annotated[float, Meta(ge=0, le=31_536_000), "Seconds between two requests for labels"] = 86_400.0
     budget: Annotated[int, Meta(ge=0, le=1000), "Requests for labels in 30 days, at most"] = 4
     retrain_with: Annotated[str, "Lines NAME=VALUE: parameters of the retraining"] = ""

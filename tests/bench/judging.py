@@ -1,6 +1,7 @@
 """Windows of requests of many scenes, judged as the monitor judges them."""
 
 import functools
+import hashlib
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,7 +83,8 @@ def reference(seed: int, first: int, last: int) -> Reference:
 @functools.cache
 def estimator(seed: int) -> harm.Estimator:
     """Calibrated on the first hundred images of a reference, of which the labels are known."""
-    path = BENCH / "traffic" / f"estimator-{seed}.json"
+    weights = hashlib.sha256((detector() / "model.onnx").read_bytes()).hexdigest()[:16]
+    path = BENCH / "traffic" / f"{weights}-{seed}.json"
     if not path.exists():
         path.write_bytes(harm.calibrate(Predictor(detector()), labelled(Scene(), 100, seed)).to_json())
     return harm.Estimator.from_json(path.read_bytes(), str(path))

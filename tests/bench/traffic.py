@@ -1,6 +1,7 @@
 """Requests to a trained detector, and its answers.
 
-The detector is the demo's, trained once and kept in `build/bench/detector`; answers in `build/bench/traffic`.
+The detector is the demo's, trained once and kept in `build/bench/detector`; answers in `build/bench/traffic`, which is
+to be deleted when the scenes change.
 """
 
 import functools

@@ -172,7 +172,7 @@ def with_damage(content: bytes) -> tuple[int, list[str]]:
         return window.requests, left_out
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_batch_that_was_cut_off_is_left_out_and_named(data: st.DataObject) -> None:
     kept = data.draw(st.integers(0, len(whole()) - 1))
@@ -182,7 +182,7 @@ def test_a_batch_that_was_cut_off_is_left_out_and_named(data: st.DataObject) -> 
     assert KEY in left_out[0]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_of_a_damaged_batch_everything_is_taken_or_nothing(data: st.DataObject) -> None:
     content = bytearray(whole())

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp_flywheel.components.monitor.judge import Measured, Seen, judge, may_ask
 from kfp_flywheel.components.monitor.retraining import retraining
+from kfp_flywheel.components.recipes.detection.harm import Loss
 from kfp_flywheel.components.runtime.artifacts import Drift, LabelRequest
 from kfp_flywheel.components.runtime.config import Monitor
 from kfp_flywheel.components.runtime.errors import UserError
@@ -14,29 +15,32 @@ SAME = Drift(name="noise", test="ks", statistic=0.1, p_value=0.5, drifted=False)
 OTHER = Drift(name="brightness", test="ks", statistic=0.9, p_value=1e-9, drifted=True)
 
 
-def seen(*drops: float | None, count: int = 200, drifted: bool = True, **more: object) -> Seen:
-    before, now = drops or (None, None)
-    return Seen(count=count, tests=(SAME, OTHER) if drifted else (SAME,), drops=(before, now), **more)  # type: ignore[arg-type]
+BAD, MILD, UNSURE = Loss(0.12, 0.06), Loss(0.03, 0.01), Loss(0.12, -0.01)
+
+
+def seen(before: Loss | None, now: Loss | None, count: int = 200, drifted: bool = True, **more: object) -> Seen:
+    tests = (SAME, OTHER) if drifted else (SAME,)
+    return Seen(count=count, tests=tests, loss=now, before=before, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("found", "decision", "why"),
     [
         (Seen(problem="endpoint d has no champion yet."), "undecided", "no champion"),
-        (seen(0.5, 0.5, count=199), "undecided", "199 requests are recorded, and 200 make a window"),
-        (seen(0.5, 0.5, drifted=False), "quiet", "look like the holdout"),
+        (seen(BAD, BAD, count=199), "undecided", "199 requests are recorded, and 200 make a window"),
+        (seen(BAD, BAD, drifted=False), "quiet", "look like the holdout"),
         (seen(None, None), "alert", "whether it hurts is not known"),
-        (seen(0.5, 0.03), "alert", "confidence has not fallen (-3.0%)"),
-        (seen(0.03, 0.5), "alert", "it is harm if the next window shows it too"),
-        (seen(None, 0.5), "alert", "fell by 50.0%"),
-        (seen(0.04, 0.04, estimated=0.12), "retrain", "in two windows running, an estimated loss of 0.12 mAP50"),
+        (seen(BAD, MILD), "alert", "costs an estimated 0.03 mAP50, which is no harm"),
+        (seen(BAD, UNSURE), "alert", "which is no harm"),
+        (seen(MILD, BAD), "alert", "which is harm if the next window shows it too"),
+        (seen(None, BAD), "alert", "which is harm if the next window shows it too"),
+        (seen(BAD, BAD), "retrain", "costs an estimated 0.12 mAP50, and the window before showed the same"),
         (
-            seen(0.0, 0.0, drifted=False, measured=Measured(40, 0.2, 0.1)),
-            "retrain",
-            "40 labelled requests mAP50 is 0.200",
+            seen(None, None, drifted=False, measured=Measured(40, 0.2, 0.1)),
+            *("retrain", "40 labelled requests mAP50 is 0.200"),
         ),
-        (seen(0.0, 0.0, drifted=False, measured=Measured(40, 0.2, 0.02)), "quiet", "look like"),
-        (seen(0.0, 0.0, drifted=False, measured=Measured(9, 0.9, None)), "quiet", "look like"),
+        (seen(None, None, drifted=False, measured=Measured(40, 0.2, 0.02)), "quiet", "look like"),
+        (seen(None, None, drifted=False, measured=Measured(9, 0.9, None)), "quiet", "look like"),
     ],
 )
 def test_a_window_leads_to_a_decision_and_says_why(found: Seen, decision: str, why: str) -> None:
@@ -47,16 +51,19 @@ def test_a_window_leads_to_a_decision_and_says_why(found: Seen, decision: str, w
 
 def test_the_most_telling_features_are_named() -> None:
     many = tuple(OTHER.but(name=f"f{n}", p_value=10.0**-n) for n in range(1, 6))
-    _, reason = judge(Seen(count=200, tests=many, drops=(0.5, 0.5)), SETTINGS)
+    _, reason = judge(Seen(count=200, tests=many, loss=BAD, before=BAD), SETTINGS)
     assert "differ from the holdout in f5, f4, f3 and 2 more" in reason
 
 
-@given(st.floats(-1, 1) | st.none(), st.floats(-1, 1) | st.none(), st.booleans(), st.integers(0, 400))
+LOSSES = st.builds(Loss, st.floats(-1, 1), st.floats(-1, 1)) | st.none()
+
+
+@given(LOSSES, LOSSES, st.booleans(), st.integers(0, 400))
 def test_retraining_needs_drift_and_two_windows_of_harm(
-    before: float | None, now: float | None, drifted: bool, count: int
+    before: Loss | None, now: Loss | None, drifted: bool, count: int
 ) -> None:
     decision, reason = judge(seen(before, now, drifted=drifted, count=count), SETTINGS)
-    hurts = all(drop is not None and drop >= SETTINGS.harm_drop for drop in (before, now))
+    hurts = all(loss and loss.estimate >= SETTINGS.harm_drop and loss.at_least > 0 for loss in (before, now))
     assert (decision == "retrain") == (drifted and hurts and count >= 200)
     assert reason
 
