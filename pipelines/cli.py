@@ -29,6 +29,8 @@ PlatformFile = Annotated[Path | None, typer.Option("--platform", help="Platform 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Endpoint = Annotated[str, typer.Option("--endpoint", help="Name of the endpoint.")]
 Port = Annotated[int, typer.Option("--port", help="Port of the endpoint on 127.0.0.1.", min=0, max=65535)]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")]
+Parameters = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")]
 ROOT, PORT = Path(".flywheel"), 8600
 
 
@@ -43,13 +45,22 @@ def _print_json(document: object) -> None:
     print()
 
 
+def _run(
+    pipeline: str, parameters: dict[str, object], root: Path, platform: Path | None, port: int, as_json: bool
+) -> None:
+    from . import running
+
+    outcome = running.run(parameters, _platform(root, platform), root, port, quiet=as_json, pipeline=pipeline)
+    if as_json:
+        _print_json(outcome.document())
+    raise typer.Exit(outcome.exit_code)
+
+
 @app.command(cls=WithParameters)
 def run(
     data: Annotated[str, typer.Option("--data", help="Folder or data.yaml of a YOLO data set.")] = "",
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")
-    ] = None,
+    config: Config = None,
+    parameter: Parameters = None,
     root: Root = ROOT,
     platform: PlatformFile = None,
     port: Port = PORT,
@@ -67,10 +78,7 @@ def run(
     from . import running
 
     parameters = running.read_parameters(data, config, parameter or [])
-    outcome = running.run(parameters, _platform(root, platform), root, port, quiet=as_json)
-    if as_json:
-        _print_json(outcome.document())
-    raise typer.Exit(outcome.exit_code)
+    _run("flywheel", parameters, root, platform, port, as_json)
 
 
 @app.command()
@@ -243,10 +251,8 @@ def watch(
 @app.command()
 def rollout(
     version: Annotated[str, typer.Option("--version", help="Number in the registry; the highest without it.")] = "",
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")
-    ] = None,
+    config: Config = None,
+    parameter: Parameters = None,
     endpoint: Endpoint = "detector",
     root: Root = ROOT,
     platform: PlatformFile = None,
@@ -265,11 +271,7 @@ def rollout(
     from . import running
 
     given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}", f"version={version}"])
-    checked = running.check("rollout", given)
-    outcome = running.run(checked, _platform(root, platform), root, port, quiet=as_json, pipeline="rollout")
-    if as_json:
-        _print_json(outcome.document())
-    raise typer.Exit(outcome.exit_code)
+    _run("rollout", running.check("rollout", given), root, platform, port, as_json)
 
 
 @app.command()
@@ -310,10 +312,8 @@ def _decide(how: str, endpoint: str, root: Path, platform: Path | None, as_json:
 
 @app.command()
 def monitor(
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")
-    ] = None,
+    config: Config = None,
+    parameter: Parameters = None,
     endpoint: Endpoint = "detector",
     root: Root = ROOT,
     platform: PlatformFile = None,
@@ -330,11 +330,7 @@ def monitor(
     from . import running
 
     given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}"])
-    checked = running.check("monitor", given)
-    outcome = running.run(checked, _platform(root, platform), root, port, quiet=as_json, pipeline="monitor")
-    if as_json:
-        _print_json(outcome.document())
-    raise typer.Exit(outcome.exit_code)
+    _run("monitor", running.check("monitor", given), root, platform, port, as_json)
 
 
 @app.command()

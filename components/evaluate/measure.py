@@ -101,17 +101,6 @@ def latency(store: Store, predictor: Predictor, samples: Sequence[Sample]) -> fl
     return median(taken) * 1000
 
 
-def renumber(answers: Answers, to: Sequence[str]) -> tuple[Detections, ...]:
-    """Detections with the class ids of another list of names; those of classes that it lacks are left out."""
-    table = np.array([to.index(name) if name in to else -1 for name in answers.names], dtype=np.int64)
-    moved = []
-    for found in answers.predictions:
-        classes = table[found.classes]
-        known = classes >= 0
-        moved.append(Detections(found.boxes[known], found.scores[known], classes[known], found.embedding))
-    return tuple(moved)
-
-
 def only(samples: Sequence[Sample], kinds: Sequence[int]) -> list[Sample]:
     """Samples with the labels of some classes alone."""
     return [s.but(boxes=tuple(box for box in s.boxes if box[0] in kinds)) for s in samples]
@@ -168,6 +157,6 @@ def assess(answers: Answers, samples: Sequence[Sample], names: Sequence[str]) ->
     Returns:
         Its scores, with None for a class that it does not know; its detections with the class ids of the data.
     """
-    found = renumber(answers, names)
+    found = tuple(one.renumbered(answers.names, names) for one in answers.predictions)
     kinds = [number for number, name in enumerate(names) if name in answers.names]
     return scores(score(found, only(samples, kinds), names), answers), found

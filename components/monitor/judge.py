@@ -72,16 +72,11 @@ def judge(seen: Seen, settings: Monitor) -> tuple[Decision, str]:
     if seen.loss is None:
         return "alert", f"{what}; whether it hurts is not known."
     costs = f"{seen.loss.estimate:.2f} mAP50"
-    if not _hurts(seen.loss, settings):
+    if not seen.loss.hurts(settings.harm_drop):
         return "alert", f"{what}; that costs an estimated {costs}, which is no harm."
-    if not _hurts(seen.before, settings):
+    if seen.before is None or not seen.before.hurts(settings.harm_drop):
         return "alert", f"{what}; that costs an estimated {costs}, which is harm if the next window shows it too."
     return "retrain", f"{what}; that costs an estimated {costs}, and the window before showed the same."
-
-
-def _hurts(loss: Loss | None, settings: Monitor) -> bool:
-    """Whether a loss is as much as matters, and surely one (`harm.hurts` says the same of windows)."""
-    return loss is not None and loss.estimate >= settings.harm_drop and loss.at_least > 0
 
 
 def may_ask(

@@ -10,7 +10,7 @@ from itertools import chain, zip_longest
 import numpy as np
 
 from ..recipes.detection.agreement import accuracy, agreement
-from ..recipes.detection.log import picture_of, read_window
+from ..recipes.detection.log import pictures_of, read_window
 from ..recipes.detection.predict import Detections
 from ..runtime.artifacts import DatasetVersion, EvalReport, ModelPackage, Release, Sample
 from ..runtime.blobs import get_blob
@@ -85,7 +85,7 @@ def _questions(store: Store, endpoint: str, release: Release, champion: Release,
     samples = _spread(from_lines(get_blob(store, holdout.index), Sample), limit)
     window, _ = read_window(store, endpoint, f"v{champion.version}", limit) if limit else (None, [])
     labelled = (Question(get_blob(store, sample.image), sample) for sample in samples)
-    recorded = (Question(picture_of(store, picture), None) for picture in (window.pictures if window else ()))
+    recorded = (Question(content, None) for content in pictures_of(store, window.pictures if window else ()))
     return (one for one in chain.from_iterable(zip_longest(labelled, recorded)) if one is not None)
 
 
@@ -97,10 +97,6 @@ def _spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
 def _ask(url: str, endpoint: str, image: bytes, names: Sequence[str], to: Sequence[str]) -> Detections | None:
     """An answer with the class ids of other names; classes that those lack are left out. None for a failure."""
     try:
-        found = infer(url, endpoint, image, shadow=True)
+        return infer(url, endpoint, image, shadow=True).renumbered(names, to)
     except FlywheelError:
         return None
-    table = np.array([to.index(name) if name in to else -1 for name in names], dtype=np.int64)
-    classes = table[found.classes]
-    known = classes >= 0
-    return Detections(found.boxes[known], found.scores[known], classes[known], found.embedding)

@@ -58,6 +58,10 @@ class Loss(NamedTuple):
     estimate: float
     at_least: float
 
+    def hurts(self, drop: float) -> bool:
+        """Whether it is as much as matters, and surely a loss."""
+        return self.estimate >= drop and self.at_least > 0
+
 
 def confidence_drop(reference: Reference, window: Window) -> float | None:
     """By how much the mean confidence of boxes has fallen, relative to the reference's; below 0 if it rose.
@@ -86,7 +90,7 @@ def hurts(estimator: Estimator, reference: Reference, windows: Sequence[Window],
         drop: Loss of mAP50 that matters. 0.05 keeps apart what costs less than 0.02 and what costs more than 0.10.
     """
     losses = [loss(estimator, reference, window) for window in windows]
-    return bool(losses) and all(found and found.estimate >= drop and found.at_least > 0 for found in losses)
+    return bool(losses) and all(found and found.hurts(drop) for found in losses)
 
 
 def loss(estimator: Estimator, reference: Reference, window: Window) -> Loss | None:

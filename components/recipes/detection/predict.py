@@ -1,6 +1,6 @@
 """Run a packaged detector on ONNX Runtime: own pre- and post-processing, nothing of the framework that trained it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -79,6 +79,13 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def renumbered(self, names: Sequence[str], to: Sequence[str]) -> "Detections":
+        """The same with the class ids of another list of names; those of classes that it lacks are left out."""
+        table = np.array([to.index(name) if name in to else -1 for name in names], dtype=np.int64)
+        classes = table[self.classes]
+        known = classes >= 0
+        return Detections(self.boxes[known], self.scores[known], classes[known], self.embedding)
 
 
 def decode(content: bytes) -> Image:
