@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.recipes.detection.agreement import accuracy, agreement
 from kfp_flywheel.components.recipes.detection.evaluate import overlaps
@@ -47,6 +47,7 @@ def most_pairs(a: Detections, b: Detections) -> int:
     return max((sum(meets[row, column] for row, column in enumerate(order)) for order in orders), default=0)
 
 
+@settings(deadline=None)
 @given(BOXES, BOXES)
 def test_it_is_f1_of_the_most_pairs_from_either_side(a: Detections, b: Detections) -> None:
     expected = 2 * most_pairs(a, b) / (len(a) + len(b)) if len(a) + len(b) else None
@@ -54,6 +55,7 @@ def test_it_is_f1_of_the_most_pairs_from_either_side(a: Detections, b: Detection
     assert accuracy(a, labelled(b)) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(BOXES, st.randoms(use_true_random=False))
 def test_the_same_boxes_agree_in_any_order(found: Detections, random: object) -> None:
     order = list(range(len(found)))
