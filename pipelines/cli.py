@@ -107,14 +107,22 @@ def compile(
 def serve(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT) -> None:
     """Serve all endpoints of this machine until Ctrl-C: a gateway, and one model server a version.
 
+    On a cluster, which serves by itself, keep its endpoints: a canary whose rollout was killed is taken back.
+
     \b
     Examples:
       flywheel serve
       flywheel serve --port 8700
+      flywheel serve --platform cluster.yaml
     """
+    chosen = _platform(root, platform)
+    if chosen.serving.startswith("kserve://"):
+        from ..components.serving import keeper
+
+        raise typer.Exit(keeper.keep(chosen, lambda line: print(line, flush=True)))
     from ..components.serving import serve as serving
 
-    raise typer.Exit(serving.serve(_platform(root, platform), port, lambda line: print(line, flush=True)))
+    raise typer.Exit(serving.serve(chosen, port, lambda line: print(line, flush=True)))
 
 
 @app.command()

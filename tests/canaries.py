@@ -1,8 +1,17 @@
 """Two releases that may follow one another at an endpoint: real small packages, with the data and report that rollout
 looks at."""
 
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 from kfp_flywheel.components.recipes.detection.evaluate import corners  # noqa: F401
 from kfp_flywheel.components.recipes.detection.predict import decode
+from kfp_flywheel.components.rollout.canary import Means
+from kfp_flywheel.components.rollout.diary import Ended
+from kfp_flywheel.components.rollout.shadow import replay
+from kfp_flywheel.components.rollout.stage import Rolling, golden_asker
 from kfp_flywheel.components.runtime.artifacts import (
     DatasetVersion,
     EvalReport,
@@ -14,9 +23,12 @@ from kfp_flywheel.components.runtime.artifacts import (
     content_id,
 )
 from kfp_flywheel.components.runtime.blobs import put_blob
+from kfp_flywheel.components.runtime.config import Rollout
 from kfp_flywheel.components.runtime.manifests import keep
 from kfp_flywheel.components.runtime.ports import Store
 from kfp_flywheel.components.runtime.records import to_lines
+from kfp_flywheel.components.runtime.wiring import World
+from kfp_flywheel.components.serving.client import answered_by
 
 from tests.tiny import LINEAGE, NAMES, tiny_images, tiny_package
 
@@ -54,11 +66,13 @@ def tiny_dataset(store: Store, count: int = 40) -> DatasetVersion:
     return made
 
 
-def release_of(store: Store, version: str, package: ModelPackage, model: str = "detector") -> Release:
+def release_of(
+    store: Store, version: str, package: ModelPackage, model: str = "detector", dataset: DatasetVersion | None = None
+) -> Release:
     """A release of a package, with a report in the store."""
-    dataset = tiny_dataset(store)
+    dataset = dataset or tiny_dataset(store)
     report = EvalReport(
-        id=content_id(["report", package.id]),
+        id=content_id(["report", package.id, dataset.id]),
         lineage=LINEAGE,
         decision="pass",
         reason="for a test",
@@ -73,7 +87,7 @@ def release_of(store: Store, version: str, package: ModelPackage, model: str = "
     )
     keep(store, report)
     made = Release(
-        id=content_id([model, version, package.id]),
+        id=content_id([model, version, package.id, dataset.id]),
         lineage=LINEAGE,
         model=model,
         version=version,
@@ -89,3 +103,21 @@ def release_of(store: Store, version: str, package: ModelPackage, model: str = "
 def tiny_pair(store: Store) -> tuple[Release, Release]:
     """Champion and challenger, equally good: surer by a hair, and so another package."""
     return release_of(store, "1", tiny_package(store)), release_of(store, "2", tiny_package(store, bias=1.001))
+
+
+def roll(
+    world: World, new: Release, old: Release | None, run: str, tell: Callable[[str], None], **settings: object
+) -> Ended:
+    """Roll a release out as the stage does, but for MLflow."""
+    chosen = Rollout.of(**settings)
+    with tempfile.TemporaryDirectory() as folder:
+        means = Means(
+            store=world.store,
+            serving=world.serving,
+            telemetry=lambda: world.telemetry,
+            ask=golden_asker(world.store, new, chosen.endpoint, Path(folder)),
+            replay=partial(replay, world.store, chosen.endpoint, new, old or new, chosen.replays),
+            answered_by=lambda: answered_by(world.serving.url(chosen.endpoint), chosen.endpoint),
+            tell=tell,
+        )
+        return Rolling(means, new, old, chosen, run, lambda release: None).roll()

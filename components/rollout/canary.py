@@ -16,9 +16,14 @@ from ..runtime.ports import RECONCILER, Counts, Serving, Store, Telemetry
 from .claim import LEASE_S, NAP_S, Claim, Lost
 from .diary import Begun, Diary, Ended
 from .evidence import Look, Replayed, Verdict, judge, since
+from .split import divided
 
 UNREADY_S = 10.0
-"""Seconds that a canary which was ready may be away."""
+"""Seconds that a canary which was ready may be away; meanwhile it has no traffic."""
+FALLS = 3
+"""How often it may be away, less one."""
+DIVIDED_S = 10.0
+"""Seconds that a gateway may need to divide the traffic anew."""
 IDLE_S = 20.0
 """Seconds without a request after which somebody should be told."""
 
@@ -31,6 +36,7 @@ class Means:
         telemetry: Opens it when it is first needed; without it no canary is tried.
         ask: Is handed a version's own address, and gives what is wrong with its golden answers, or nothing.
         replay: Is handed the addresses of canary and stable, and something to call now and then.
+        answered_by: Asks the public address once, and gives the version that answered; empty for none.
         tell: Receives a line for whoever watches.
         clock: Seconds since the epoch.
         pause: Sleeps.
@@ -41,6 +47,7 @@ class Means:
     telemetry: Callable[[], Telemetry] | None
     ask: Callable[[str], str]
     replay: Callable[[str, str, Callable[[], None]], Replayed]
+    answered_by: Callable[[], str]
     tell: Callable[[str], None]
     clock: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
@@ -134,22 +141,30 @@ class Canary:
         return f"{self.version} did not answer within {limit:g} s: {told or 'starting'}"
 
     def _look_on(self, begun: Begun, replayed: Replayed) -> Verdict:
-        looks, weight, away, idle = self.diary.looks(), 0, 0.0, 0.0
+        looks, weight, away, falls, idle = self.diary.looks(), 0, 0.0, 0, 0.0
         last = self._counts()
         while True:
             found = judge(begun.stable, looks, replayed, self.settings)
             if found.decision != "go":
                 return found
-            if found.weight != weight:
+            if found.weight != weight and not away:
                 weight = found.weight
                 self.claim.share(weight)
                 self.means.tell(f"{self.version} has {weight} % of the traffic: {found.reason}")
+                if problem := self._wait_until_divided(weight):
+                    return Verdict("hold", problem, weight, found.checks)
             self._pause()
             seen = self.means.serving.observe(self.settings.endpoint).get(self.version)
             away = 0.0 if seen and seen.ready else away + self.settings.look_s
-            if away >= UNREADY_S:
+            if away:
                 why = (seen.reason if seen else "") or "it is not ready"
-                return Verdict("rollback", f"{self.version} does not stay up: {why}", weight, found.checks)
+                falls += weight > 0
+                if away >= UNREADY_S or falls >= FALLS:
+                    return Verdict("rollback", f"{self.version} does not stay up: {why}", weight, found.checks)
+                if weight:
+                    weight = 0
+                    self.claim.share(weight)
+                    self.means.tell(f"{self.version} is away, and {self.stable} has all of the traffic: {why}")
             counts = self._counts()
             canary, stable = (self._since(name, counts, last) for name in (self.version, self.stable))
             look = Look(at=self.means.clock(), weight=weight, canary=canary, stable=stable)
@@ -164,10 +179,22 @@ class Canary:
                 raise Lost(state, "another process is at work on this very rollout.") from error
             looks.append(look)
 
-    @staticmethod
-    def _since(name: str, counts: dict[str, Counts] | None, last: dict[str, Counts] | None) -> Counts:
-        """What a version was asked since the last look; nothing where one of the two is not known."""
-        if counts is None or last is None or name not in counts:
+    def _wait_until_divided(self, weight: int) -> str:
+        """Wait until the answers show the share that was asked for; what is wrong, if they do not in time."""
+        deadline = time.monotonic() + DIVIDED_S
+        while problem := divided(self.means.answered_by, self.version, weight):
+            if time.monotonic() > deadline:
+                return f"the traffic is not divided as it should be: {problem}."
+            self.claim.renew()
+            self.means.pause(NAP_S)
+        return ""
+
+    def _since(self, name: str, counts: dict[str, Counts] | None, last: dict[str, Counts] | None) -> Counts:
+        """What a version was asked since the last look; nothing where one of the two is not known.
+
+        A canary that nobody has counted yet begins at zero; a stable version has a past.
+        """
+        if counts is None or last is None or name not in counts or (name == self.stable and name not in last):
             return Counts()
         return since(counts[name], last.get(name, Counts()))
 
@@ -206,6 +233,8 @@ def explained(lost: Lost, claim: Claim, run: str) -> Ended:
     if now is None or now.id != claim.champion.id:
         name = f"{now.model} version {now.version}" if now else "none"
         return unchanged.but(reason=f"the champion was {claim.stable} when this rollout began and is {name} now.")
+    if state.edited:
+        return unchanged.but(reason=f"{state.edited}; undo it, or decide with flywheel promote or flywheel rollback.")
     if lost.problem or version in state.versions:
         return unchanged.but(reason=lost.problem or f"run {state.by} has the endpoint now.")
     if state.by == RECONCILER:

@@ -56,7 +56,7 @@ class Claim:
         """
         while True:
             state = self.serving.read(self.endpoint)
-            if state.champion is None or state.champion.id != self.champion.id:
+            if state.champion is None or state.champion.id != self.champion.id or state.edited:
                 raise Lost(state)
             if state.lease and state.lease.owner != self.run:
                 tell(f"waits for the lease of run {state.lease.owner}")
@@ -138,7 +138,8 @@ class Claim:
         mine, champion = state.versions.get(self.version), state.champion
         owner = state.lease.owner if state.lease else ""
         there = mine is not None and mine.release.id == self.release.id
-        return owner == self.run and there and champion is not None and champion.id == self.champion.id
+        unchanged = champion is not None and champion.id == self.champion.id and not state.edited
+        return owner == self.run and there and unchanged
 
     def _lease(self) -> Lease:
         return Lease(owner=self.run, seconds=LEASE_S, renewed=self.clock())

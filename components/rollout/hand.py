@@ -31,7 +31,7 @@ def promote(store: Store, serving: Serving, endpoint: str, by: str, now: float) 
 
 
 def rollback(store: Store, serving: Serving, endpoint: str, by: str, now: float) -> EndpointState:
-    """Take the canary of an endpoint away; where there is none, make the champion before this one champion again.
+    """Take the canary of an endpoint away; where there is none, make the champion before champion again.
 
     Raises:
         UserError: There is neither.
@@ -48,7 +48,7 @@ def rollback(store: Store, serving: Serving, endpoint: str, by: str, now: float)
             before = [
                 entry.release
                 for entry in ledger.history(store, endpoint)
-                if entry.release and champion and entry.release.id != champion.id
+                if entry.release and (champion is None or entry.release.id != champion.id)
             ]
             if not before:
                 raise UserError(
@@ -57,7 +57,7 @@ def rollback(store: Store, serving: Serving, endpoint: str, by: str, now: float)
                 )
             former = before[-1]
             name = f"v{former.version}"
-            reason = f"{state.stable} was rolled back to {name} by hand."
+            reason = f"{state.stable or 'Nothing'} was rolled back to {name} by hand."
             wanted = state.but(
                 stable=name, versions={name: Served(release=former, weight=100)}, lease=None, since=now
             ).but(changed=now, by=by, reason=reason)

@@ -20,6 +20,7 @@ from ..runtime.manifests import keep, load
 from ..runtime.packages import fetch_package
 from ..runtime.ports import EndpointState, Served, Store
 from ..runtime.step import say, step
+from ..serving.client import answered_by
 from .canary import Canary, Means
 from .diary import Ended
 from .evidence import Look
@@ -229,6 +230,7 @@ def run(
                 telemetry=(lambda: here.world.telemetry) if here.world.platform.telemetry else None,
                 ask=golden_asker(here.store, new, endpoint, Path(folder)),
                 replay=partial(replay, here.store, endpoint, new, incumbent or new, settings.replays),
+                answered_by=lambda: answered_by(here.world.serving.url(endpoint), endpoint),
                 tell=lambda line: say(f"rollout: {line}"),
             )
             # MLflow is opened only when the alias is set: whatever fails there is told.

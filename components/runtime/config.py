@@ -223,11 +223,28 @@ class Pods(Section):
     host_paths: Annotated[tuple[str, ...], "Folders of the node, mounted read-only at the same path"] = ()
     worker_memory: Annotated[str, "Memory of a training worker"] = "8Gi"
     server_memory: Annotated[str, "Memory of a model server"] = "1Gi"
+    server_cpu: Annotated[str, "CPU that a model server asks for"] = "200m"
+    min_replicas: Annotated[int, Meta(ge=1, le=1000), "Pods of each version; from two on, a drain fails no request"] = 1
+    max_replicas: Annotated[int, Meta(ge=0, le=1000), "Pods of each version at most; 0 is min_replicas"] = 0
+    target_cpu: Annotated[int, Meta(ge=1, le=100), "Share of its CPU, in percent, at which a version gets pods"] = 70
     head_memory: Annotated[str, "Memory of a Ray head"] = "3Gi"
     shared_memory: Annotated[str, "Size of /dev/shm"] = "2Gi"
     min_workers: Annotated[int | None, "Workers at the start, if Ray is to scale them up to the job's number"] = None
     ray_token: Annotated[bool, "Ray asks for a token: needs KubeRay 1.5 or later"] = False
     wait_s: Annotated[float, Meta(ge=0, le=1e7), "Seconds to wait for quota or nodes; 0 is without end"] = 1800.0
+
+    def __post_init__(self) -> None:
+        if self.max_replicas and self.max_replicas < self.min_replicas:
+            raise ValueError(f"`max_replicas` is {self.max_replicas}, less than min_replicas, {self.min_replicas}")
+
+    @property
+    def most_replicas(self) -> int:
+        return self.max_replicas or self.min_replicas
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of a version's pods follows its load."""
+        return self.most_replicas > self.min_replicas
 
 
 class Gateway(Section):
@@ -250,7 +267,9 @@ class Platform(Section):
     ]
     tracking: Annotated[str, Meta(min_length=1), "An MLflow tracking URI"]
     telemetry: Annotated[
-        str, Meta(pattern=r"^(|local:///.*)$"), "local:///folder, where serving is; none: no canary is judged"
+        str,
+        Meta(pattern=r"^(|local:///.*|prometheus\+https?://.+)$"),
+        "local:///folder, where serving is, or prometheus+http://HOST:PORT; none: no canary is judged",
     ] = ""
     runs: Annotated[str, Meta(pattern=r"^(|local:///.*)$"), "local:///folder, for flywheel watch; or none"] = ""
     landing: Annotated[

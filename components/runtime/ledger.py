@@ -39,6 +39,13 @@ def append(store: Store, state: EndpointState) -> Entry:
     return entry
 
 
+def catch_up(store: Store, state: EndpointState) -> None:
+    """Enter a state unless its last change was: its generation may have grown since, as a lease is renewed."""
+    keys = list(store.list(f"ledger/{state.endpoint}/"))
+    if not keys or load(store, keys[-1], Entry).at != max(state.since, state.changed):
+        append(store, state)
+
+
 def entered(store: Store, state: EndpointState) -> bool:
     """Whether this generation came to serve, as far as the ledger knows."""
     return store.exists(_key(state.endpoint, state.generation))

@@ -95,6 +95,10 @@ class Jobs(Protocol):
 
 RECONCILER = "flywheel serve"
 """Who takes a canary back when its lease has expired: an endpoint's `by`."""
+PIN = "flywheel-version"
+"""Header of a request that asks for a version by name. It was not assigned at random, so it is not compared."""
+ANSWERED_BY = "x-flywheel-version"
+"""Header of an answer: the version that gave it."""
 
 
 class Served(Record):
@@ -125,13 +129,14 @@ class EndpointState(Record):
     """The wanted state of an endpoint: the single truth of who is champion.
 
     Args:
-        generation: Grows by one with every change; 0 is an endpoint that nobody has written yet.
+        generation: Grows with every change; 0 is an endpoint that nobody has written yet.
         stable: Name of the champion among `versions`, or none.
         versions: By version name (`v` + registry version): what is to run, and its share of traffic in percent.
         since: Seconds since the epoch of the last change of `stable`.
         changed: Seconds since the epoch of the last change of versions or weights; a lease is renewed without one.
         by: The run, or the person, that made the last change.
         reason: Why it is as it is, in one sentence.
+        edited: Who changed its traffic past us, and when; a rollout leaves such an endpoint to people. Never written.
     """
 
     endpoint: str
@@ -143,6 +148,7 @@ class EndpointState(Record):
     changed: float = 0.0
     by: str = ""
     reason: str = ""
+    edited: str = ""
 
     @property
     def champion(self) -> Release | None:
@@ -150,7 +156,7 @@ class EndpointState(Record):
 
 
 class Observed(Record):
-    """What a version truly does: whether it answers, where, and if not why."""
+    """What a version truly does: whether it answers, where it is asked alone, and if it does not answer why."""
 
     ready: bool
     url: str = ""
@@ -163,7 +169,7 @@ class Serving(Protocol):
     def read(self, endpoint: str) -> EndpointState: ...
 
     def write(self, state: EndpointState) -> EndpointState:
-        """Replace the wanted state if its generation is still `state.generation`; gives it with the next one.
+        """Replace the wanted state if nobody changed it since it was read; gives it with the next generation.
 
         Raises:
             Conflict: Somebody changed it first.

@@ -77,8 +77,12 @@ class World:
         if not self.platform.telemetry:
             raise UserError(
                 "telemetry is missing: nothing is known of a canary.",
-                "telemetry: local:///folder in the platform file, the folder of serving",
+                "telemetry: local:///folder, where serving is, or prometheus+http://HOST:PORT in the platform file",
             )
+        if self.platform.telemetry.startswith("prometheus+"):
+            from .adapters.prometheus.telemetry import Prometheus
+
+            return Prometheus(self.platform.telemetry, self.platform.serving.removeprefix("kserve://"))
         from .adapters.local.telemetry import LocalTelemetry
 
         return LocalTelemetry(self.platform.telemetry)

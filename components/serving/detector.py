@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import cv2
@@ -30,18 +31,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..recipes.detection.predict import Detections, Predictor, decode
 from ..runtime.errors import UserError
+from ..runtime.ports import ANSWERED_BY, PIN
 from .metrics import BUCKETS, Rows, is_refusal
 from .prediction_log import PredictionLog
 
 log = logging.getLogger("flywheel")
 DEFAULT_OUTPUTS = ("boxes", "scores", "classes")
 TYPES = {"boxes": ("FP32", [-1, 4]), "scores": ("FP32", [-1]), "classes": ("INT64", [-1]), "embedding": ("FP32", [-1])}
-REQUESTS = Counter("flywheel_requests", "Answers to inference requests", ["version", "code"])
-FAILURES = Counter("flywheel_failures", "Failed answers, up to five in a row counted as one", ["version"])
+REQUESTS = Counter("flywheel_requests", "Answers to inference requests", ["model_name", "version", "code"])
+FAILURES = Counter("flywheel_failures", "Failed answers, up to five in a row counted as one", ["model_name", "version"])
 SECONDS = Histogram(
     "flywheel_request_seconds",
     "Time from a request's first byte to its answer, but for the client's own mistakes",
-    ["version"],
+    ["model_name", "version"],
     buckets=BUCKETS,
 )
 
@@ -184,19 +186,23 @@ def _output(name: str, found: Detections) -> InferOutput:
 
 
 class Meter:
-    """Counts and times inference requests, refuses those that are too large, and closes what nobody needs."""
+    """Counts and times inference requests, refuses those that are too large, and closes what nobody needs.
 
-    def __init__(self, app: ASGIApp, version: str, max_bytes: int) -> None:
-        self.app, self.version, self.max_bytes = app, version, max_bytes
+    A request that names its version is answered and not counted: versions are compared on what came to them at random.
+    """
+
+    def __init__(self, app: ASGIApp, who: tuple[str, str], max_bytes: int) -> None:
+        self.app, self.who, self.max_bytes = app, who, max_bytes
         self.rows = Rows()
+        # There from the start: what has no counter yet cannot be told from what nobody scrapes.
+        REQUESTS.labels(*who, "200")
+        FAILURES.labels(*who)
+        SECONDS.labels(*who)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] == "http" and path.startswith("/v2/repository"):
             await _refuse(404, "versions are loaded and unloaded by the wanted state only.", scope, receive, send)
-            return
-        if scope["type"] != "http" or not path.endswith("/infer"):
-            await self.app(scope, receive, send)
             return
         started, code = time.perf_counter(), 500
 
@@ -204,18 +210,27 @@ class Meter:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                message.setdefault("headers", []).append((ANSWERED_BY.encode(), self.who[1].encode()))
             await send(message)
 
+        if scope["type"] != "http" or not path.endswith("/infer"):
+            await self.app(scope, receive, answer)
+            return
+        headers = dict(scope["headers"])
         try:
-            if int(dict(scope["headers"]).get(b"content-length", b"0")) > self.max_bytes:
+            if int(headers.get(b"content-length", b"0")) > self.max_bytes:
                 await _refuse(413, f"the request is larger than {self.max_bytes} bytes.", scope, receive, answer)
             else:
                 await self.app(scope, _limited(receive, self.max_bytes), answer)
         finally:
-            REQUESTS.labels(self.version, str(code)).inc()
-            if not is_refusal(code):
-                FAILURES.labels(self.version).inc(self.rows.failures(self.version, code))
-                SECONDS.labels(self.version).observe(time.perf_counter() - started)
+            if PIN.encode() not in headers:
+                self._count(code, time.perf_counter() - started)
+
+    def _count(self, code: int, seconds: float) -> None:
+        REQUESTS.labels(*self.who, str(code)).inc()
+        if not is_refusal(code):
+            FAILURES.labels(*self.who).inc(self.rows.failures(self.who, code))
+            SECONDS.labels(*self.who).observe(seconds)
 
 
 async def _refuse(code: int, sentence: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,12 +255,12 @@ def _limited(receive: Receive, limit: int) -> Receive:
 class Rest(RESTServer):  # type: ignore[misc]
     """KServe's REST server on an address of ours, with our errors and our metrics."""
 
-    def __init__(self, *args: Any, version: str, max_bytes: int, **settings: Any) -> None:
+    def __init__(self, *args: Any, who: tuple[str, str], max_bytes: int, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.version, self.max_bytes = version, max_bytes
+        self.who, self.max_bytes = who, max_bytes
 
     def _add_middlewares(self, app: FastAPI) -> None:
-        app.add_middleware(Meter, version=self.version, max_bytes=self.max_bytes)
+        app.add_middleware(Meter, who=self.who, max_bytes=self.max_bytes)
 
     def _add_exception_handlers(self, app: FastAPI) -> None:
         super()._add_exception_handlers(app)
@@ -253,7 +268,7 @@ class Rest(RESTServer):  # type: ignore[misc]
         app.add_exception_handler(ModelNotFound, _unknown)
         app.add_exception_handler(RequestValidationError, _malformed)
         app.add_exception_handler(HTTPException, _http)
-        app.add_exception_handler(Exception, _broken)
+        app.add_exception_handler(Exception, partial(_broken, self.who[1]))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -274,6 +289,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
-async def _broken(request: Request, error: Exception) -> JSONResponse:
+async def _broken(version: str, request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: %s: %.300s", request.method, request.url.path, type(error).__name__, error)
-    return JSONResponse({"error": f"the model server failed: {type(error).__name__}."}, 500)
+    told = {"error": f"the model server failed: {type(error).__name__}."}
+    return JSONResponse(told, 500, {ANSWERED_BY: version})  # it passes the meter by

@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from ..runtime.ports import ANSWERED_BY
 from .metrics import BUCKETS, Rows, is_refusal
 
 MAX_BODY = 32 << 20
@@ -166,7 +167,7 @@ class Gateway:
                     answer = await self._ask(backend, request, headers, body)
                 except aiohttp.ClientConnectorError:
                     answer = _error(502, f"{backend.version} of {endpoint} cannot be reached.")
-        answer.headers["x-flywheel-version"] = backend.version
+        answer.headers[ANSWERED_BY] = backend.version
         self._count(request, backend.version, answer.status, started)
         return answer
 

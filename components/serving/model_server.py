@@ -117,7 +117,7 @@ def _serve(arguments: argparse.Namespace) -> None:
                 self.model_repository_extension,
                 self.http_port,
                 grace_period=DRAIN_S,
-                version=arguments.version,
+                who=(arguments.name, arguments.version),
                 max_bytes=arguments.max_body_mb << 20,
             )
             rest.run([taken])

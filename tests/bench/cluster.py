@@ -31,6 +31,7 @@ from tests.cluster.control import NODE_IP, ControlPlane
 from tests.cluster.fixtures import a_namespace, environment, platform_on
 from tests.cluster.node import Node
 from tests.cluster.places import Places
+from tests.cluster.prometheus import Prometheus
 from tests.cluster.waiter import NOWHERE, waiting
 from tests.releases import release, with_champion
 from tests.servers import s3
@@ -70,6 +71,7 @@ def a_cluster(figures: list[Figure]) -> Iterator[Node]:
         os.environ["KUBECONFIG"] = str(plane.places.kubeconfig)
         yield node
     finally:
+        Prometheus(plane).down(wipe=True)
         node.down()
         plane.down(wipe=True)
 

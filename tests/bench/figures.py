@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+BENCH = Path("build/bench")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -41,7 +43,7 @@ def median(name: str, samples: Sequence[float], unit: str, op: str, target: floa
 
 def publish(area: str, figures: Sequence[Figure]) -> None:
     """Print the figures of an area and write `build/bench/<area>.json`. A missed target is shown, and no failure."""
-    path = Path("build/bench") / f"{area}.json"
+    path = BENCH / f"{area}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
     table = Table("figure", "value", "min – max", "target", "", "against")

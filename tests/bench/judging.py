@@ -15,8 +15,9 @@ from kfp_flywheel.components.recipes.detection.predict import PackageConfig, Pre
 from kfp_flywheel.components.recipes.detection.reference import Reference
 from kfp_flywheel.components.recipes.detection.window import Window
 
+from .figures import BENCH
 from .scenes import Scene
-from .traffic import BENCH, Asked, ask, detector, gather, labelled, reference_of
+from .traffic import Asked, ask, detector, gather, labelled, reference_of
 
 ALPHA = 0.01
 DROPS = (0.03, 0.04, 0.05, 0.06, 0.07)

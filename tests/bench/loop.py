@@ -6,9 +6,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import canary, drift, gateway, rollouts, shadow
-from .figures import Figure, publish
+from .figures import BENCH, Figure, publish
 from .local import peak_memory
+
+PARTS = ("gateway", "rollouts", "canary", "shadow", "drift")
+"""Programs of their own: some divide their work over processes, which no process with threads may."""
 
 
 def demo() -> list[Figure]:
@@ -29,10 +31,12 @@ def demo() -> list[Figure]:
 
 
 def main() -> None:
-    print(f"seeds: canary {canary.SEED}, shadow {shadow.SEED}, drift {drift.SEED}")
-    parts = [demo(), gateway.figures(), rollouts.figures(20), canary.figures(), shadow.figures()]
-    parts.append(drift.figures())
-    publish("loop", [figure for part in parts for figure in part])
+    figures = demo()
+    publish("demo", figures)
+    for part in PARTS:
+        subprocess.run([sys.executable, "-m", f"tests.bench.{part}"], check=True)
+        figures += [Figure(**found) for found in json.loads((BENCH / f"{part}.json").read_bytes())]
+    publish("loop", figures)
 
 
 if __name__ == "__main__":

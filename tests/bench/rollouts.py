@@ -9,29 +9,29 @@ import sys
 import tempfile
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
-from kfp_flywheel.components.rollout.canary import Means
-from kfp_flywheel.components.rollout.diary import Ended
-from kfp_flywheel.components.rollout.shadow import replay
-from kfp_flywheel.components.rollout.stage import Rolling, golden_asker
-from kfp_flywheel.components.runtime.artifacts import ModelPackage, Release, content_id
+from kfp_flywheel.components.runtime.artifacts import ModelPackage, content_id
 from kfp_flywheel.components.runtime.blobs import put_blob
-from kfp_flywheel.components.runtime.config import Platform, Rollout
+from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.manifests import keep
 from kfp_flywheel.components.runtime.wiring import World, connect
 from kfp_flywheel.components.serving.serve import serving
 from kfp_flywheel.pipelines.demo.world import Oracle
 from kfp_flywheel.pipelines.traffic import send
 
-from tests.canaries import release_of
+from tests.canaries import release_of, roll
 from tests.tiny import tiny_package
 
 from .figures import Figure, publish
 from .traffic import detector
 
 RATE = 60.0
+SETTINGS = {"replays": 0, "max_seconds": 300.0}
+
+
+def quiet(line: str) -> None:
+    """Nobody listens."""
 
 
 def packages(world: World) -> tuple[ModelPackage, ModelPackage]:
@@ -46,27 +46,13 @@ def packages(world: World) -> tuple[ModelPackage, ModelPackage]:
     return one, two
 
 
-def roll(world: World, new: Release, old: Release | None, run: str) -> Ended:
-    settings = Rollout.of(replays=0, max_seconds=300.0)
-    with tempfile.TemporaryDirectory() as folder:
-        means = Means(
-            store=world.store,
-            serving=world.serving,
-            telemetry=lambda: world.telemetry,
-            ask=golden_asker(world.store, new, "detector", Path(folder)),
-            replay=partial(replay, world.store, "detector", new, old or new, 0),
-            tell=lambda line: None,
-        )
-        return Rolling(means, new, old, settings, run, lambda release: None).roll()
-
-
 def figures(count: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         world = connect(Platform.local(Path(name)))
         both = packages(world)
         champion = release_of(world.store, "1", both[0])
         with serving(world.platform) as url:
-            roll(world, champion, None, "run-1")
+            roll(world, champion, None, "run-1", quiet, **SETTINGS)
             over = threading.Event()
             pictures = Oracle().pictures(400, seed=9)
             users = threading.Thread(target=send, args=(url, "detector", pictures, RATE, 0, 0, lambda sent: None, over))
@@ -77,7 +63,7 @@ def figures(count: int) -> list[Figure]:
                 for number in range(2, count + 2):
                     release = release_of(world.store, str(number), both[number % 2])
                     start = time.monotonic()
-                    found = roll(world, release, champion, f"run-{number}")
+                    found = roll(world, release, champion, f"run-{number}", quiet, **SETTINGS)
                     ended.append((found, time.monotonic() - start))
                     print(f"{number - 1}: {found.decision} in {ended[-1][1]:.0f} s: {found.reason}", flush=True)
                     if found.decision == "promote":

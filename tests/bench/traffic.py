@@ -22,9 +22,9 @@ from kfp_flywheel.components.recipes.detection.reference import Reference
 from kfp_flywheel.components.recipes.detection.window import Window
 from kfp_flywheel.components.runtime.artifacts import Blob, Sample
 
+from .figures import BENCH
 from .scenes import SIZE, Scene, images
 
-BENCH = Path("build/bench")
 CHUNK = 100
 CHUNKS = 100_000
 """A seed's, at most."""

@@ -8,6 +8,7 @@ from . import programs
 from .control import ControlPlane
 from .node import Node
 from .places import Places
+from .prometheus import Prometheus
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
             node.up()
         print(f"cluster | is up after {time.monotonic() - started:.1f} s; export KUBECONFIG={plane.places.kubeconfig}")
     elif given.command == "down":
+        Prometheus(plane).down(given.wipe)
         node.down()
         plane.down(given.wipe)
     for name in plane.processes.names():

@@ -200,6 +200,7 @@ class ControlPlane:
             f"--entrypoints.web.address={GATEWAY}",
             "--entrypoints.traefik.address=127.0.0.1:8383",
             "--ping=true",
+            "--metrics.prometheus=true",
             "--log.level=INFO",
             "--providers.kubernetesgateway=true",
             "--providers.kubernetesgateway.throttleduration=0s",

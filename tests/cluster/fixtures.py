@@ -19,6 +19,7 @@ from . import images
 from .control import GATEWAY, NODE_IP, ControlPlane
 from .node import Node
 from .places import Places
+from .prometheus import ADDRESS, Prometheus
 
 HOW = "no cluster: FLYWHEEL_CLUSTER=1 brings one up here (Linux, Go, root for pods), KUBECONFIG gives another"
 OWN = os.environ.get("FLYWHEEL_CLUSTER") == "1"
@@ -44,6 +45,7 @@ def plane() -> Iterator[ControlPlane]:
     found = plane.processes.find("kube-apiserver") is not None
 
     def wipe() -> None:
+        Prometheus(plane).down(wipe=True)
         Node(plane).down()
         plane.down(wipe=True)
 
@@ -94,6 +96,14 @@ def node(plane: ControlPlane) -> Node:
     node = Node(plane)
     node.up()
     return node
+
+
+@pytest.fixture(scope="session")
+def prometheus(plane: ControlPlane, node: Node) -> Prometheus:
+    """It scrapes every model server, each second."""
+    server = Prometheus(plane)
+    server.up()
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +161,7 @@ def platform_on(namespace: str, s3: servers.S3, **images: str) -> Platform:
         jobs=f"rayjob://{namespace}",
         serving=f"kserve://{namespace}",
         tracking="sqlite://",
+        telemetry=f"prometheus+http://{ADDRESS}",
         images=images,
         gateway={"address": f"http://{GATEWAY}"},
         pods={

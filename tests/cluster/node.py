@@ -20,11 +20,11 @@ from .processes import answers
 
 NEEDED = (
     *("containerd", "ctr", "runc", "iptables", "conntrack", "socat", "ebtables", "ethtool"),
-    *("debootstrap", "docker-registry", "buildah"),
+    *("debootstrap", "docker-registry", "buildah", "prometheus"),
 )
 PACKAGES = (
     "containerd containernetworking-plugins iptables conntrack socat ebtables ethtool debootstrap docker-registry "
-    "buildah iproute2"
+    "buildah iproute2 prometheus"
 )
 
 

@@ -1,5 +1,6 @@
 """A canary beside the stable: promoted, taken back or held as the evidence says, and never two owners."""
 
+import itertools
 import json
 import os
 import signal
@@ -61,6 +62,18 @@ class Traffic:
         return self.total
 
 
+def taking_turns(world: World) -> Callable[[], str]:
+    """A gateway that divides exactly as it is asked to."""
+    turn = itertools.count()
+
+    def answered_by() -> str:
+        versions = world.serving.read("detector").versions
+        weight = versions["v2"].weight if "v2" in versions else 0
+        return "v2" if next(turn) * weight % 100 < weight else "v1"
+
+    return answered_by
+
+
 def means(world: World, traffic: Traffic, **changes: object) -> Means:
     given: dict[str, object] = {
         "store": world.store,
@@ -68,6 +81,7 @@ def means(world: World, traffic: Traffic, **changes: object) -> Means:
         "telemetry": lambda: traffic,
         "ask": lambda url: "",
         "replay": lambda canary, stable, tick: Replayed(),
+        "answered_by": taking_turns(world),
         "tell": print,
         "pause": lambda seconds: None,
     }

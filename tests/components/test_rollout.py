@@ -49,6 +49,7 @@ def roll(
         telemetry=(lambda: world.telemetry) if telemetry else None,
         ask=ask,
         replay=lambda canary, stable, tick: Replayed(),
+        answered_by=lambda: "",
         tell=print,
     )
     return Rolling(means, new, champion, settings, "run-1", project).roll()

@@ -173,14 +173,15 @@ def test_answers_are_counted_by_version_and_code(served: tuple[World, str]) -> N
     world, url = served
     ask(url, body())
     ask(url, body(data=["%%%"]))
+    who = 'model_name="detector",version="v1"'
     own = httpx.get(world.serving.observe("detector")["v1"].url + "/metrics", trust_env=False).text
     gateway = httpx.get(f"{url}/metrics", trust_env=False).text
     for code in ("200", "400"):
-        assert f'flywheel_requests_total{{code="{code}",version="v1"}}' in own
+        assert f'flywheel_requests_total{{code="{code}",{who}}}' in own
         assert f'flywheel_gateway_requests_total{{code="{code}",endpoint="detector",version="v1"}}' in gateway
-    good = own.split('flywheel_requests_total{code="200",version="v1"} ')[1].split()[0]
-    assert f'flywheel_request_seconds_count{{version="v1"}} {good}' in own, "a refusal has no speed"
-    assert 'flywheel_failures_total{version="v1"} 0.0' in own
+    good = own.split(f'flywheel_requests_total{{code="200",{who}}} ')[1].split()[0]
+    assert f"flywheel_request_seconds_count{{{who}}} {good}" in own, "a refusal has no speed"
+    assert f"flywheel_failures_total{{{who}}} 0.0" in own
 
 
 def test_telemetry_counts_what_was_answered_and_leaves_clients_mistakes_out(served: tuple[World, str]) -> None:

@@ -18,6 +18,8 @@ AWAY_S = 300.0
 """Seconds that the API server may be away, as while it is upgraded."""
 FIRST_S = 10.0
 """The same of the first question: a wrong address must not be asked for minutes."""
+MANAGER = "kfp-flywheel"
+"""Who we are to the API server's account of who set which field."""
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -139,7 +141,9 @@ class Objects:
         """
         try:
             patiently(
-                lambda: self.api.create_namespaced_custom_object(*self.at(kind), wanted, field_validation="Strict")
+                lambda: self.api.create_namespaced_custom_object(
+                    *self.at(kind), wanted, field_manager=MANAGER, field_validation="Strict"
+                )
             )
         except client.ApiException as error:
             if error.status == 409:
@@ -152,6 +156,30 @@ class Objects:
                 ) from error
             raise
         return True
+
+    def list(self, kind: Kind, selector: str) -> list[dict[str, Any]]:
+        """All objects with these labels."""
+        found = patiently(lambda: self.api.list_namespaced_custom_object(*self.at(kind), label_selector=selector))
+        return [
+            {"apiVersion": kind.api_version, "kind": found["kind"].removesuffix("List"), **item}
+            for item in found["items"]
+        ]
+
+    def replace(self, kind: Kind, wanted: dict[str, Any]) -> None:
+        """Replace an object, if it is still of the resourceVersion in `wanted`."""
+        self.api.replace_namespaced_custom_object(
+            *self.at(kind), wanted["metadata"]["name"], wanted, field_manager=MANAGER
+        )
+
+    def patch(self, kind: Kind, name: str, change: dict[str, Any]) -> None:
+        """Merge a change into an object. One that is gone is no error."""
+        try:
+            patiently(
+                lambda: self.api.patch_namespaced_custom_object(*self.at(kind), name, change, field_manager=MANAGER)
+            )
+        except client.ApiException as error:
+            if error.status != 404:
+                raise
 
     def delete(self, kind: Kind, name: str) -> None:
         """Delete an object and what it owns. One that is gone is no error."""
@@ -188,6 +216,35 @@ class Objects:
                         yield event["object"]
             except (client.ApiException, urllib3.exceptions.HTTPError):
                 continue  # read it again; if that fails too, `patiently` waits, or says why
+
+    def follow_all(self, kind: Kind, selector: str, tick_s: int) -> Iterator[dict[str, dict[str, Any]]]:
+        """Give all objects with these labels by name: now, at each change, and at least every `tick_s` seconds.
+
+        The very same dictionary is given each time. It is read anew when the watch breaks, so nothing is missed.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        while True:
+            listed = patiently(lambda: self.api.list_namespaced_custom_object(*self.at(kind), label_selector=selector))
+            found.clear()
+            found.update((item["metadata"]["name"], item) for item in listed["items"])
+            yield found
+            try:
+                for event in watch.Watch().stream(
+                    self.api.list_namespaced_custom_object,
+                    *self.at(kind),
+                    label_selector=selector,
+                    resource_version=listed["metadata"]["resourceVersion"],
+                    timeout_seconds=tick_s,
+                    _request_timeout=(5, tick_s + 5),
+                ):
+                    name = event["object"]["metadata"].get("name")
+                    if event["type"] == "DELETED":
+                        found.pop(name, None)
+                    elif event["type"] in ("ADDED", "MODIFIED"):
+                        found[name] = event["object"]
+                    yield found
+            except (client.ApiException, urllib3.exceptions.HTTPError):
+                continue
 
 
 def owner(api: client.ApiClient, namespace: str) -> dict[str, Any] | None:

@@ -1,23 +1,31 @@
 """From an endpoint's wanted state to objects, and nothing else: no cluster is asked.
 
-The HTTPRoute is the only one that changes. It divides the traffic, and holds the wanted state in an annotation.
+The HTTPRoute divides the traffic, and holds the wanted state in an annotation. It owns the InferenceServices, and they
+own what scales and protects their pods: who deletes the route has deleted the endpoint, and nothing is left of it.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from ...artifacts import content_id
 from ...config import Gateway, Pods
-from ...ports import EndpointState, Served
+from ...ports import PIN, EndpointState, Served
 from ..kubernetes import Kind
 from ..pods import MANAGED, NON_ROOT, container, pull_secrets, refuse_unpinned, variables, volumes
 
 SERVICE = Kind("serving.kserve.io", "v1beta1", "inferenceservices")
 RUNTIME = Kind("serving.kserve.io", "v1alpha1", "servingruntimes")
 ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes")
-STATE = "flywheel/state"
+AUTOSCALER = Kind("autoscaling", "v2", "horizontalpodautoscalers")
+BUDGET = Kind("policy", "v1", "poddisruptionbudgets")
+STATE, FORMER = "flywheel/state", "flywheel/former"
+STOP = "serving.kserve.io/stop"
 ENDPOINT, VERSION = "flywheel/endpoint", "flywheel/version"
 FORMAT = "kfp-flywheel"
 PORT = 8080
+DRAIN_S = 5
+"""Seconds that a pod goes on answering after it was told to end: as long as gateways may need to learn of it."""
 
 
 def service_name(endpoint: str, version: str) -> str:
@@ -25,9 +33,10 @@ def service_name(endpoint: str, version: str) -> str:
     return f"{endpoint}-{version}"
 
 
-def path_of(namespace: str, endpoint: str) -> str:
-    """Where the gateway serves an endpoint, in the form of KServe's own path template. It never changes."""
-    return f"/serving/{namespace}/{endpoint}"
+def path_of(namespace: str, endpoint: str, version: str = "") -> str:
+    """Where the gateway serves an endpoint, in the form of KServe's own path template, or one version of it."""
+    path = f"/serving/{namespace}/{endpoint}"
+    return f"{path}/versions/{version}" if version else path
 
 
 def runtime(namespace: str, image: str, pods: Pods) -> dict[str, Any]:
@@ -37,10 +46,11 @@ def runtime(namespace: str, image: str, pods: Pods) -> dict[str, Any]:
         UserError: The image is named by no digest.
     """
     refuse_unpinned("serve", image, pods)
-    resources = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": pods.server_memory}}
+    resources = {"requests": {"cpu": pods.server_cpu, "memory": "256Mi"}, "limits": {"memory": pods.server_memory}}
     server = container("kserve-container", image, pods, pods.env, resources)
     server["command"] = ["python", "-m", "kfp_flywheel.components.serving.model_server"]
-    server["ports"] = [{"containerPort": PORT, "protocol": "TCP"}]
+    server["ports"] = [{"name": "http", "containerPort": PORT, "protocol": "TCP"}]
+    server["lifecycle"] = {"preStop": {"sleep": {"seconds": DRAIN_S}}}
     server["securityContext"] = server["securityContext"] | NON_ROOT  # the pod's own context is KServe's to set
     spec = {
         "supportedModelFormats": [{"name": FORMAT, "version": "1", "autoSelect": False}],
@@ -76,12 +86,21 @@ def service(
         "FLYWHEEL_LOG_SHARE": str(log_share),
         "FLYWHEEL_HOST": "0.0.0.0",  # noqa: S104 - in the pod
     }
+    name = service_name(endpoint, version)
     probe = {"httpGet": {"path": f"/v2/models/{endpoint}/ready", "port": PORT}, "periodSeconds": 1}
     spec = {
         "predictor": {
-            "minReplicas": 1,
-            "maxReplicas": 1,
+            "minReplicas": pods.min_replicas,
+            "maxReplicas": pods.most_replicas,
             "serviceAccountName": pods.service_account,
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": _pods_of(name)},
+                }
+            ],
             "model": {
                 "modelFormat": {"name": FORMAT},
                 "runtime": runtime_name,
@@ -98,50 +117,138 @@ def service(
         "apiVersion": SERVICE.api_version,
         "kind": "InferenceService",
         "metadata": {
-            "name": service_name(endpoint, version),
+            "name": name,
             "namespace": namespace,
             # cluster-local: KServe makes no route of its own, which would bypass ours.
             "labels": MANAGED
             | {ENDPOINT: endpoint, VERSION: version, "networking.kserve.io/visibility": "cluster-local"},
             "annotations": {
                 "serving.kserve.io/deploymentMode": "Standard",
-                "serving.kserve.io/autoscalerClass": "none",
+                # external: the number of pods is ours to change, and KServe does not put it back.
+                "serving.kserve.io/autoscalerClass": "external" if pods.scales else "none",
             },
         },
         "spec": spec,
     }
 
 
-def route(namespace: str, state: EndpointState, gateway: Gateway) -> dict[str, Any]:
-    """The endpoint's HTTPRoute: its path, the versions' weights, and the wanted state itself."""
+def _pods_of(name: str) -> dict[str, str]:
+    """Labels of the pods of an InferenceService."""
+    return {"app": f"isvc.{name}-predictor"}
+
+
+def companions(
+    service: Mapping[str, Any], pods: Pods, share: int, now: int, canary: bool
+) -> dict[Kind, dict[str, Any]]:
+    """What scales and protects the pods of an InferenceService that exists; it owns them.
+
+    While there is a canary no version is scaled down: one that lost a part of its traffic gets it back at once when
+    the other one is taken away.
+
+    Args:
+        share: Its share of the traffic in percent.
+        now: Pods that the endpoint's stable version has.
+        canary: Whether there are two versions.
+    """
+    name = service["metadata"]["name"]
+    made: dict[Kind, dict[str, Any]] = {}
+    if pods.scales:
+        least = max(pods.min_replicas, min(math.ceil(now * share / 100), pods.most_replicas) if canary else 0)
+        made[AUTOSCALER] = {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": f"{name}-predictor"},
+            "minReplicas": least,
+            "maxReplicas": pods.most_replicas,
+            "metrics": [
+                {
+                    "type": "Resource",
+                    "resource": {
+                        "name": "cpu",
+                        "target": {"type": "Utilization", "averageUtilization": pods.target_cpu},
+                    },
+                }
+            ],
+            "behavior": {"scaleDown": {"selectPolicy": "Disabled" if canary else "Max"}},
+        }
+    if pods.min_replicas > 1:  # of a single pod it would forbid every drain
+        made[BUDGET] = {"maxUnavailable": 1, "selector": {"matchLabels": _pods_of(name)}}
+    kinds = {AUTOSCALER: "HorizontalPodAutoscaler", BUDGET: "PodDisruptionBudget"}
+    return {
+        kind: {
+            "apiVersion": kind.api_version,
+            "kind": kinds[kind],
+            "metadata": {"name": name, "labels": MANAGED, "ownerReferences": [owner_of(service)]},
+            "spec": spec,
+        }
+        for kind, spec in made.items()
+    }
+
+
+def owner_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An object that exists, as the owner of others."""
+    named = {name: item["metadata"][name] for name in ("name", "uid")}
+    return {"apiVersion": item["apiVersion"], "kind": item["kind"], **named}
+
+
+def route(namespace: str, endpoint: str, gateway: Gateway) -> dict[str, Any]:
+    """The HTTPRoute of an endpoint without a version."""
     home, _, name = gateway.name.rpartition("/")
     parent = {"name": name} | ({"namespace": home} if home else {})
-    backends = [
-        {"name": f"{service_name(state.endpoint, version)}-predictor", "port": 80, "weight": served.weight}
-        for version, served in sorted(state.versions.items())
-    ]
-    rule = {
-        "matches": [{"path": {"type": "PathPrefix", "value": path_of(namespace, state.endpoint)}}],
-        "filters": [
-            {
-                "type": "URLRewrite",
-                "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
-            }
-        ],
-        "backendRefs": backends,
-    }
     return {
         "apiVersion": ROUTE.api_version,
         "kind": "HTTPRoute",
-        "metadata": {
-            "name": state.endpoint,
-            "namespace": namespace,
-            "labels": MANAGED | {ENDPOINT: state.endpoint},
-            "annotations": {STATE: state.line()},
-        },
-        "spec": {
-            "parentRefs": [parent],
-            **({"hostnames": list(gateway.hosts)} if gateway.hosts else {}),
-            "rules": [rule],
-        },
+        "metadata": {"name": endpoint, "namespace": namespace, "labels": MANAGED | {ENDPOINT: endpoint}},
+        "spec": {"parentRefs": [parent], **({"hostnames": list(gateway.hosts)} if gateway.hosts else {})},
     }
+
+
+def divided(found: Mapping[str, Any], namespace: str, state: EndpointState, former: str) -> dict[str, Any]:
+    """A route with the wanted state in it. Beyond its rules nothing is ours: host names, gateways, other annotations.
+
+    Args:
+        former: Name of the champion before, which is kept without pods; may be empty.
+    """
+    annotations = dict(found["metadata"].get("annotations") or {}) | {STATE: state.line(), FORMER: former}
+    metadata = {key: value for key, value in found["metadata"].items() if key != "managedFields"}
+    return {
+        **found,
+        "metadata": metadata | {"annotations": annotations},
+        "spec": {**found["spec"], "rules": rules(namespace, state)},
+    }
+
+
+def rules(namespace: str, state: EndpointState) -> list[dict[str, Any]]:
+    """How an endpoint's requests are divided. Defaults are written out, so that what is found can be compared."""
+    endpoint, path = state.endpoint, _path(path_of(namespace, state.endpoint))
+    found = []
+    for version in sorted(state.versions):
+        # A version asked for by name, by a path or by a header. Its server is told so, and does not count the request.
+        named = {"name": PIN, "value": version}
+        mark = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [named]}}
+        by_header = path | {"headers": [{"type": "Exact", **named}]}
+        for match in (_path(path_of(namespace, endpoint, version)), by_header):  # a rewritten rule has one match only
+            alone = {"filters": [mark, REWRITE], "backendRefs": [_backend(endpoint, version, 1)]}
+            found.append({"matches": [match], **alone})
+    backends = [_backend(endpoint, version, served.weight) for version, served in sorted(state.versions.items())]
+    everybody = {"matches": [path], "filters": [REWRITE], **({"backendRefs": backends} if backends else {})}
+    return [*found, everybody]
+
+
+REWRITE = {
+    "type": "URLRewrite",
+    "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
+}
+
+
+def _path(path: str) -> dict[str, Any]:
+    return {"path": {"type": "PathPrefix", "value": path}}
+
+
+def _backend(endpoint: str, version: str, weight: int) -> dict[str, Any]:
+    name = f"{service_name(endpoint, version)}-predictor"
+    return {"group": "", "kind": "Service", "name": name, "port": 80, "weight": weight}
+
+
+def weights(found: Mapping[str, Any]) -> dict[str, int]:
+    """What a route truly asks for: the weight of each InferenceService, in percent or not."""
+    backends = (found["spec"].get("rules") or [{}])[-1].get("backendRefs") or []
+    return {backend["name"].removesuffix("-predictor"): int(backend.get("weight", 1)) for backend in backends}

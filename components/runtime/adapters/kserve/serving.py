@@ -1,30 +1,26 @@
 """Endpoints on KServe: wanted states written by compare-and-swap, and what truly runs."""
 
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubernetes import client
 
 from ...config import Platform
-from ...errors import Conflict, Corrupt
+from ...errors import Conflict, Corrupt, PlatformError
 from ...images import SERVE
 from ...ports import EndpointState, Observed
 from .. import kubernetes
-from ..kubernetes import Objects, explained, patiently
-from .build import (
-    ENDPOINT,
-    ROUTE,
-    RUNTIME,
-    SERVICE,
-    STATE,
-    VERSION,
-    path_of,
-    route,
-    runtime,
-    service,
-    service_name,
-)
+from ..kubernetes import MANAGER, Kind, Objects, explained, patiently
+from . import build
+from .build import ENDPOINT, FORMER, ROUTE, RUNTIME, SERVICE, STATE, STOP, VERSION, path_of, service_name
 
 TROUBLES = {"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError", "InvalidImageName"}
+KILLED = 137
+STARTING = "does not have minimum availability."
+"""What KServe says while pods start, whatever the reason."""
+GONE_S = 60.0
+"""Seconds that a version which was taken away may need to be gone, when it is wanted again."""
 
 
 class KServe:
@@ -40,91 +36,173 @@ class KServe:
         self.gateway = platform.gateway
         self.namespace = platform.serving.removeprefix("kserve://")
         self._client = kubernetes.connect()
-        self._objects = Objects(self._client, self.namespace)
+        self.objects = Objects(self._client, self.namespace)
 
     def read(self, endpoint: str) -> EndpointState:
         with explained(f"endpoint {endpoint} cannot be read"):
-            return self._state(endpoint, self._objects.get(ROUTE, endpoint))
+            found = self.objects.get(ROUTE, endpoint)
+        return state_of(found) if found else EndpointState(endpoint=endpoint)
 
     def write(self, state: EndpointState) -> EndpointState:
         with explained(f"endpoint {state.endpoint} could not be written"):
-            written = state.but(generation=state.generation + 1)
+            generation = state.generation
             while True:
-                found = self._objects.get(ROUTE, state.endpoint)
-                before = self._state(state.endpoint, found)
-                if before.generation != state.generation:
+                found = self.objects.get(ROUTE, state.endpoint)
+                if found is None:
+                    generation = self._begin(state)
+                    continue
+                before = state_of(found)
+                if (before.generation, before.edited) != (generation, state.edited):
                     raise Conflict(
-                        f"endpoint {state.endpoint} is at generation {before.generation}, not {state.generation}: it "
-                        "was changed.",
+                        f"endpoint {state.endpoint} was changed: it is at generation {before.generation}, not "
+                        f"{generation}{f', and {before.edited}' if before.edited else ''}.",
                         "flywheel status shows who serves now",
                     )
-                self._make_versions(written)
-                if self._swap(route(self.namespace, written, self.gateway), found):
+                written = state.but(generation=generation + 1, edited="")
+                former = former_of(found)
+                if before.stable and before.stable != written.stable:
+                    former = before.stable
+                same = before.versions == written.versions  # a lease was renewed, or a state was explained
+                if not same:
+                    self._make(written, found)
+                if self._swap(build.divided(found, self.namespace, written, former)):
                     break  # otherwise read again who was quicker: the gateway's status changes the object too
-            for version in before.versions.keys() - written.versions.keys():  # no traffic goes there any more
-                self._objects.delete(SERVICE, service_name(state.endpoint, version))
+            if not same:
+                self._tidy(written, former)
         return written
 
     def observe(self, endpoint: str) -> dict[str, Observed]:
         with explained(f"endpoint {endpoint} cannot be observed"):
-            found = patiently(
-                lambda: self._objects.api.list_namespaced_custom_object(
-                    *self._objects.at(SERVICE), label_selector=f"{ENDPOINT}={endpoint}"
-                )
-            )["items"]
-            return {item["metadata"]["labels"][VERSION]: self._observed(item) for item in found}
+            return {item["metadata"]["labels"][VERSION]: self._observed(item) for item in self._services(endpoint)}
 
     def url(self, endpoint: str) -> str:
-        return f"{self.gateway.address.rstrip('/')}{path_of(self.namespace, endpoint)}"
+        return self._address(endpoint)
 
-    def _state(self, endpoint: str, found: dict[str, Any] | None) -> EndpointState:
-        if found is None:
-            return EndpointState(endpoint=endpoint)
-        where = f"annotation {STATE} of HTTPRoute {endpoint} in {self.namespace}"
-        text = found["metadata"].get("annotations", {}).get(STATE)
-        if text is None:
-            raise Corrupt(f"{where} is missing: the route is not ours.", "give the endpoint another name")
-        return EndpointState.from_json(text, where)
+    def keep(self, found: Mapping[str, Any]) -> None:
+        """Make what runs at an endpoint what its route asks for: for a write that was killed before it could."""
+        state = state_of(found)
+        with explained(f"endpoint {state.endpoint} could not be kept"):
+            self._make(state, found)
+            self._tidy(state, former_of(found))
 
-    def _make_versions(self, state: EndpointState) -> None:
-        """Create what is missing, before any traffic goes there."""
+    def _tidy(self, state: EndpointState, former: str) -> None:
+        """Leave no version that nobody asked for; the champion before is kept without pods."""
+        pods, items, now = self.platform.pods, self._services(state.endpoint), 0
+        for item in items:
+            version, name = item["metadata"]["labels"][VERSION], item["metadata"]["name"]
+            if version == state.stable and pods.scales:
+                now = self._replicas(name)
+            if version in state.versions or _deleted(item):
+                continue
+            if version != former:
+                self.objects.delete(SERVICE, name)
+            elif not _stopped(item):
+                self._stop(name, "true")
+        for item in items:
+            if served := state.versions.get(item["metadata"]["labels"][VERSION]):
+                made = build.companions(item, pods, served.weight, now, len(state.versions) > 1)
+                for kind, wanted in made.items():
+                    self._keep(kind, wanted)
+
+    def _address(self, endpoint: str, version: str = "") -> str:
+        return f"{self.gateway.address.rstrip('/')}{path_of(self.namespace, endpoint, version)}"
+
+    def _begin(self, state: EndpointState) -> int:
+        """Make the route of a new endpoint, and give the generation it has: greater than any that a deleted one had.
+
+        Raises:
+            Conflict: It is no new one: its route was deleted.
+        """
+        if state.generation:
+            raise Conflict(
+                f"endpoint {state.endpoint} is gone: its HTTPRoute was deleted.",
+                "flywheel rollback brings its last champion back",
+            )
+        first = EndpointState(endpoint=state.endpoint, generation=int(time.time()))
+        empty = build.route(self.namespace, state.endpoint, self.gateway)
+        made = self.objects.create(ROUTE, build.divided(empty, self.namespace, first, ""))
+        return first.generation if made else state.generation
+
+    def _make(self, state: EndpointState, owner: Mapping[str, Any]) -> None:
+        """Create the versions that are missing, before any traffic goes there, and wake those without pods."""
         pods, image = self.platform.pods, self.platform.images.get("serve", SERVE)
-        served_by = runtime(self.namespace, image, pods)
+        served_by = build.runtime(self.namespace, image, pods) if state.versions else {}
         for version, served in state.versions.items():
-            wanted = service(
+            wanted = build.service(
                 *(self.namespace, state.endpoint, version, served),
                 *(self.platform.store, served_by["metadata"]["name"], pods, self.platform.log_share),
             )
-            found = self._objects.get(SERVICE, wanted["metadata"]["name"])
+            wanted["metadata"]["ownerReferences"] = [build.owner_of(owner)]
+            name = wanted["metadata"]["name"]
+            found = self._present(name)
             if found is None:
                 # Named by its content, or of a write that was killed: what is there already is the same.
-                self._objects.create(RUNTIME, served_by)
-                self._objects.create(SERVICE, wanted)
+                self.objects.create(RUNTIME, served_by)
+                self.objects.create(SERVICE, wanted)
             elif _package(found) != _package(wanted):
-                name = wanted["metadata"]["name"]
                 raise Conflict(
                     f"InferenceService {name} in {self.namespace} serves {_package(found)}, not {_package(wanted)}.",
                     f"kubectl -n {self.namespace} delete inferenceservice {name}, if it is nobody's",
                 )
+            elif _stopped(found):
+                self._stop(name, None)
 
-    def _swap(self, wanted: dict[str, Any], found: dict[str, Any] | None) -> bool:
+    def _present(self, name: str) -> dict[str, Any] | None:
+        """An InferenceService that is not about to go; one that is, is waited for."""
+        until = time.monotonic() + GONE_S
+        while (found := self.objects.get(SERVICE, name)) and _deleted(found):
+            if time.monotonic() > until:
+                raise PlatformError(
+                    f"InferenceService {name} was deleted {GONE_S:.0f} s ago and is still there.",
+                    f"kubectl -n {self.namespace} get inferenceservice {name} -o yaml; is KServe's controller at work?",
+                )
+            time.sleep(0.1)
+        return found
+
+    def _swap(self, wanted: dict[str, Any]) -> bool:
         """Replace the route, unless it was changed since it was read."""
-        if found is None:
-            return self._objects.create(ROUTE, wanted)
-        wanted["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
         try:
-            self._objects.api.replace_namespaced_custom_object(
-                *self._objects.at(ROUTE), wanted["metadata"]["name"], wanted
-            )
+            self.objects.replace(ROUTE, wanted)
         except client.ApiException as error:
-            if error.status == 409:
+            if error.status in (404, 409):
                 return False
             raise
         return True
 
+    def _stop(self, name: str, stop: str | None) -> None:
+        """Take the pods of a version away, or give them back. What it serves does not change."""
+        self.objects.patch(SERVICE, name, {"metadata": {"annotations": {STOP: stop}}})
+
+    def _keep(self, kind: Kind, wanted: dict[str, Any]) -> None:
+        """Make an object as it is wanted."""
+        name = wanted["metadata"]["name"]
+        if self.objects.create(kind, wanted):
+            return
+        found = self.objects.get(kind, name)
+        if found and not _within(wanted["spec"], found["spec"]):
+            self.objects.patch(kind, name, {"spec": wanted["spec"]})
+
+    def _replicas(self, name: str) -> int:
+        try:
+            scale = patiently(
+                lambda: client.AppsV1Api(self._client).read_namespaced_deployment_scale(
+                    f"{name}-predictor", self.namespace
+                )
+            )
+        except client.ApiException as error:
+            if error.status == 404:
+                return 0
+            raise
+        return scale.spec.replicas or 0
+
+    def _services(self, endpoint: str) -> list[dict[str, Any]]:
+        return self.objects.list(SERVICE, f"{ENDPOINT}={endpoint}")
+
     def _observed(self, item: dict[str, Any]) -> Observed:
         """Ready is what the pods of exactly this specification say; KServe's own condition may be of an older one."""
-        name = item["metadata"]["name"]
+        name, labels = item["metadata"]["name"], item["metadata"]["labels"]
+        if _stopped(item):
+            return Observed(ready=False, reason="it is kept without pods, for a fast way back")
         pods = patiently(
             lambda: client.CoreV1Api(self._client).list_namespaced_pod(
                 self.namespace, label_selector=f"app=isvc.{name}-predictor"
@@ -134,11 +212,95 @@ class KServe:
         ready = conditions.get("Ready", {}).get("status") == "True"
         answering = [pod for pod in pods if _is_ready(pod)]
         if ready and answering:
-            return Observed(ready=True, url=f"http://{name}-predictor.{self.namespace}.svc.cluster.local")
+            return Observed(ready=True, url=self._address(labels[ENDPOINT], labels[VERSION]))
         return Observed(ready=False, reason=_trouble(pods) or _said(conditions))
 
 
-def _package(item: dict[str, Any]) -> str:
+def state_of(found: Mapping[str, Any]) -> EndpointState:
+    """The wanted state in a route; weights that somebody changed by hand are those that are told.
+
+    Raises:
+        Corrupt: It is no route of ours.
+    """
+    metadata = found["metadata"]
+    where = f"annotation {STATE} of HTTPRoute {metadata['name']} in {metadata['namespace']}"
+    text = (metadata.get("annotations") or {}).get(STATE)
+    if text is None:
+        raise Corrupt(f"{where} is missing: the route is not ours.", "give the endpoint another name")
+    state = EndpointState.from_json(text, where)
+    if found["spec"].get("rules") == build.rules(metadata["namespace"], state):
+        return state
+    edited = _editor(metadata.get("managedFields") or ())
+    if not edited:  # a newer Gateway API has defaults that we do not know
+        return state
+    seen = build.weights(found)
+    versions = {
+        version: served.but(weight=seen.get(service_name(state.endpoint, version), 0))
+        for version, served in state.versions.items()
+    }
+    return state.but(versions=versions, edited=edited)
+
+
+def untidy(state: EndpointState, found: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
+    """What runs at an endpoint against its route, or nothing.
+
+    Args:
+        found: The route.
+        items: The endpoint's InferenceServices.
+    """
+    there = {item["metadata"]["labels"][VERSION]: item for item in items if not _deleted(item)}
+    wrong = [f"{version} is missing" for version in state.versions if version not in there]
+    for version, item in there.items():
+        if version in state.versions and _stopped(item):
+            wrong.append(f"{version} has no pods")
+        elif version not in state.versions and (version != former_of(found) or not _stopped(item)):
+            wrong.append(f"{version} is left over")
+    return ", ".join(wrong)
+
+
+def former_of(found: Mapping[str, Any]) -> str:
+    """Name of the champion before, in a route; may be empty."""
+    return str((found["metadata"].get("annotations") or {}).get(FORMER, ""))
+
+
+def _editor(managers: Sequence[Mapping[str, Any]]) -> str:
+    """Who set a route's rules, or the state, if it was not us: the API server keeps account of it."""
+    places = ("f:spec", "f:rules"), ("f:metadata", "f:annotations", f"f:{STATE}")
+    for place in places:
+        setters = [entry for entry in managers if _sets(entry, place)]
+        if not any(entry["manager"] == MANAGER for entry in setters):
+            who = f"by {setters[-1]['manager']} at {setters[-1]['time']}" if setters else "by somebody"
+            return f"its HTTPRoute was edited {who}"
+    return ""
+
+
+def _sets(entry: Mapping[str, Any], place: Sequence[str]) -> bool:
+    fields = entry.get("fieldsV1") or {}
+    for name in place:
+        if name not in fields:
+            return False
+        fields = fields[name]
+    return True
+
+
+def _within(wanted: Any, found: Any) -> bool:
+    """Whether all that is wanted is so; what else there is are defaults."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(_within(value, found.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(wanted) == len(found) and all(map(_within, wanted, found))
+    return bool(wanted == found)
+
+
+def _deleted(item: Mapping[str, Any]) -> bool:
+    return "deletionTimestamp" in item["metadata"]
+
+
+def _stopped(item: Mapping[str, Any]) -> bool:
+    return (item["metadata"].get("annotations") or {}).get(STOP) == "true"
+
+
+def _package(item: Mapping[str, Any]) -> str:
     given = {variable["name"]: variable.get("value") for variable in item["spec"]["predictor"]["model"]["env"]}
     return str(given.get("FLYWHEEL_PACKAGE"))
 
@@ -151,11 +313,11 @@ def _trouble(pods: list[Any]) -> str:
     """What keeps a version's pods from answering, in their own words."""
     for pod in pods:
         for container in pod.status.container_statuses or ():
-            waiting, last = container.state.waiting, container.last_state.terminated
+            waiting, last = container.state.waiting, container.state.terminated or container.last_state.terminated
+            if last and (last.reason == "OOMKilled" or last.exit_code == KILLED):
+                return "it was killed, as happens to what uses more than pods.server_memory"
             if last and last.message:
                 return str(last.message).strip().splitlines()[-1]
-            if last and last.reason == "OOMKilled":
-                return "it was killed for using more than pods.server_memory"
             if waiting and waiting.reason in TROUBLES:
                 return f"{waiting.reason}: {waiting.message or container.image}"
         for condition in pod.status.conditions or ():
@@ -166,6 +328,7 @@ def _trouble(pods: list[Any]) -> str:
 
 def _said(conditions: dict[str, Any]) -> str:
     for condition in conditions.values():
-        if condition.get("status") == "False" and condition.get("message"):
-            return str(condition["message"]).strip()
+        said = str(condition.get("message") or "").strip()
+        if condition.get("status") == "False" and said and not said.endswith(STARTING):
+            return said
     return "starting"

@@ -1,0 +1,271 @@
+"""`flywheel serve` on a cluster: puts right what a killed rollout leaves, and tells the ledger and the registry.
+
+Gateway and model servers are the cluster's. With this away nothing breaks but the lease: a canary whose rollout was
+killed stays. Several may run; one of them acts.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import urllib3
+from kubernetes import client
+from prometheus_client import Counter, Gauge, start_http_server
+
+from ..runtime import ledger
+from ..runtime.adapters.kserve.build import ENDPOINT, ROUTE, SERVICE
+from ..runtime.adapters.kserve.serving import KServe, state_of, untidy
+from ..runtime.adapters.leader import Leadership
+from ..runtime.config import Platform
+from ..runtime.errors import FlywheelError
+from ..runtime.ports import EndpointState, Store
+from ..runtime.wiring import connect
+from .leases import Leases, take_back
+
+LOOK_S = 0.5
+SETTLE_S = 5.0
+"""Seconds for which something must stay wrong until it is put right: a rollout at work may be just about to."""
+TICK_S = 30
+NAME = "flywheel-reconciler"
+METRICS_PORT = 9100
+AWAY = (FlywheelError, client.ApiException, urllib3.exceptions.HTTPError)
+
+ENDPOINTS = Gauge("flywheel_reconciler_endpoints", "Endpoints that are kept")
+LEADS = Gauge("flywheel_reconciler_leads", "Whether this process is the one that acts")
+TAKEN_BACK = Counter("flywheel_reconciler_taken_back", "Canaries whose lease expired")
+PUT_RIGHT = Counter("flywheel_reconciler_put_right", "Endpoints where something else ran than was wanted")
+FAILURES = Counter("flywheel_reconciler_failures", "What could not be done, and is tried again")
+LOOKED = Gauge("flywheel_reconciler_looked_seconds", "When all endpoints were looked at last, since the epoch")
+
+Project = Callable[[Mapping[str, str]], None]
+"""Is handed the champion's version of each model, and tells the registry."""
+
+
+class Keeper:
+    """What is known of all endpoints of a namespace, and what was done about it.
+
+    Args:
+        say: Receives a line for each thing that happens.
+        clock: Seconds of a clock that never jumps.
+    """
+
+    def __init__(
+        self,
+        serving: KServe,
+        store: Store,
+        project: Project,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._serving, self._store, self._project, self._say, self._clock = serving, store, project, say, clock
+        self._leases = Leases(clock)
+        self._read: dict[str, tuple[str, EndpointState]] = {}
+        self._since: dict[str, tuple[object, float]] = {}
+        self._entered: dict[str, float] = {}
+        self._champions: dict[str, str] = {}
+        self._told: dict[str, str] = {}
+
+    def look(self, routes: Mapping[str, Mapping[str, Any]]) -> None:
+        """End leases that expired.
+
+        Args:
+            routes: All HTTPRoutes of ours, as they are now.
+        """
+        for state in self._states(routes):
+            if state.edited or not self._leases.expired(state):
+                continue
+            with self._trying(state.endpoint):
+                reason = take_back(self._serving, self._store, state, time.time()).reason
+                TAKEN_BACK.inc()
+                self._say(f"{state.endpoint}: {reason}")
+        LOOKED.set(time.time())
+
+    def settle(self, routes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put right what runs, the ledger and the registry, where a process was killed before it could."""
+        running: dict[str, list[dict[str, Any]]] = {}
+        with self._trying("all"):
+            for item in self._serving.objects.list(SERVICE, ENDPOINT):
+                running.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
+            champions: dict[str, str] = {}
+            for state in self._states(routes):
+                found = routes[state.endpoint]
+                with self._trying(state.endpoint):
+                    wrong = untidy(state, found, running.get(state.endpoint, []))
+                    if self._lasts(f"{state.endpoint}/runs", wrong):
+                        self._say(f"{state.endpoint}: {wrong}")
+                        self._serving.keep(found)
+                        PUT_RIGHT.inc()
+                    new = self._entered.get(state.endpoint) != state.changed
+                    if new and self._lasts(f"{state.endpoint}/ledger", state.changed) and self._serves(state):
+                        ledger.catch_up(self._store, state)
+                        self._entered[state.endpoint] = state.changed
+                    if state.champion:
+                        champions[state.champion.model] = state.champion.version
+            self._forget(routes)
+            if champions != self._champions:
+                self._project(champions)
+                self._champions = champions
+
+    def _states(self, routes: Mapping[str, Mapping[str, Any]]) -> list[EndpointState]:
+        """The wanted states; each text is read once."""
+        states = []
+        for name, found in list(routes.items()):
+            version = found["metadata"]["resourceVersion"]
+            if self._read.get(name, ("",))[0] != version:
+                with self._trying(name):
+                    self._read[name] = version, state_of(found)
+            if self._read.get(name, ("",))[0] == version:
+                states.append(self._read[name][1])
+        ENDPOINTS.set(len(states))
+        return states
+
+    def _serves(self, state: EndpointState) -> bool:
+        seen = self._serving.observe(state.endpoint)
+        return all(name in seen and seen[name].ready for name, served in state.versions.items() if served.weight)
+
+    def _lasts(self, what: str, value: object) -> bool:
+        """Whether something has been so for long enough; if it goes on, then again after as long."""
+        before, since = self._since.get(what, (None, 0.0))
+        lasts = bool(value) and before == value and self._clock() - since >= SETTLE_S
+        if lasts or before != value:
+            self._since[what] = value, self._clock()
+        return lasts
+
+    def _forget(self, routes: Mapping[str, Any]) -> None:
+        """Enter into the ledger that an endpoint is gone: who deletes its route deletes it."""
+        for name in self._read.keys() - routes.keys():
+            _, state = self._read.pop(name)
+            now, reason = time.time(), "its HTTPRoute was deleted."
+            gone = state.but(generation=state.generation + 1, stable=None, versions={}, lease=None, by="kubectl")
+            ledger.append(self._store, gone.but(since=now, changed=now, reason=reason))
+            self._say(f"{name}: {reason}")
+
+    @contextmanager
+    def _trying(self, what: str) -> Iterator[None]:
+        """Whatever fails is said once, counted, and tried again at the next look."""
+        try:
+            yield
+        except AWAY as error:
+            FAILURES.inc()
+            text = str(error).partition("\n")[0]
+            if self._told.get(what) != text:
+                self._told[what] = text
+                self._say(f"{what}: {text}")
+        else:
+            self._told.pop(what, None)
+
+
+def projected(platform: Platform) -> Project:
+    """Tell MLflow who is champion: by a process of its own, which ends, as MLflow needs more memory than all of us."""
+
+    def project(champions: Mapping[str, str]) -> None:
+        module = "kfp_flywheel.components.register.aliases"
+        done = subprocess.run(
+            [sys.executable, "-m", module, platform.line()], input=json.dumps(champions), text=True, capture_output=True
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise FlywheelError(f"the registry was not told who is champion: {last}")
+
+    return project
+
+
+class Routes:
+    """All HTTPRoutes of ours, followed in a thread of its own."""
+
+    def __init__(self, serving: KServe, say: Callable[[str], None]) -> None:
+        self._serving, self._say = serving, say
+        self._known = threading.Event()
+        self._found: dict[str, dict[str, Any]] = {}
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def now(self) -> dict[str, dict[str, Any]] | None:
+        """By name; None as long as nothing is known."""
+        return dict(list(self._found.items())) if self._known.is_set() else None
+
+    def _follow(self) -> None:
+        while True:
+            try:
+                for found in self._serving.objects.follow_all(ROUTE, ENDPOINT, TICK_S):
+                    self._found = found
+                    self._known.set()
+            except AWAY as error:
+                self._known.clear()
+                self._say(f"routes cannot be followed: {str(error).partition(chr(10))[0]}")
+
+
+def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_PORT, host: str = "127.0.0.1") -> int:
+    """Keep all endpoints of a namespace until SIGTERM or Ctrl-C.
+
+    Args:
+        platform: `serving` must be `kserve://`.
+        port: Of /metrics; 0 for none.
+
+    Returns:
+        The exit code.
+    """
+    world = connect(platform)
+    serving = world.serving
+    assert isinstance(serving, KServe), "the caller's own check"
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    if port:
+        start_http_server(port, host)
+    identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    leadership = Leadership(serving.objects, NAME, identity)
+    routes, leads, settled = Routes(serving, say), False, 0.0
+    keeper = Keeper(serving, world.store, projected(platform), say)
+    say(f"keeps the endpoints of {platform.serving} as {identity}")
+    while not ended.wait(LOOK_S):
+        if leadership.holds() != leads:
+            leads = not leads
+            LEADS.set(leads)
+            say("acts now" if leads else "stands by: another one acts")
+            if leads:  # what was seen while another one acted has no age
+                keeper = Keeper(serving, world.store, projected(platform), say)
+        found = routes.now()
+        if not leads or found is None:
+            continue
+        keeper.look(found)
+        if time.monotonic() - settled > SETTLE_S / 2:
+            keeper.settle(found)
+            settled = time.monotonic()
+    leadership.give_back()
+    say("ended")
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="keeper", description=__doc__)
+    parser.add_argument("--platform", default=os.environ.get("FLYWHEEL_PLATFORM", ""), help="the platform, as JSON")
+    parser.add_argument("--host", default=os.environ.get("FLYWHEEL_HOST", "127.0.0.1"), help="address of /metrics")
+    parser.add_argument("--port", type=int, default=METRICS_PORT, help="port of /metrics")
+    given = parser.parse_args()
+    try:
+        code = keep(
+            Platform.parse(given.platform), lambda line: print(f"keeper | {line}", flush=True), given.port, given.host
+        )
+    except FlywheelError as error:
+        print(f"keeper | {error}", flush=True)
+        raise SystemExit(error.exit_code) from None
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
