@@ -40,7 +40,7 @@ def compile_all(platform: Platform, folder: Path) -> list[Path]:
 
     Args:
         platform: What the parameter `platform` is filled with.
-        folder: Receives `<pipeline>.yaml` and `components/<stage>.yaml`.
+        folder: Receives `<pipeline>.yaml`, `components/<stage>.yaml`, and for a cluster `reconciler.yaml`.
     """
     written = []
     for part, found in (("", pipelines()), ("components", components())):
@@ -54,6 +54,12 @@ def compile_all(platform: Platform, folder: Path) -> list[Path]:
                 documents[1:] = [_secrets_of(documents[0], platform)]
             path.write_text(yaml.safe_dump_all(documents, sort_keys=False, width=120))
             written.append(path)
+    if platform.serving.startswith("kserve://"):
+        from ..components.runtime.adapters.kserve.reconciler import deployment
+
+        path = folder / "reconciler.yaml"
+        path.write_text(yaml.safe_dump(deployment(platform), sort_keys=False, width=120))
+        written.append(path)
     return written
 
 

@@ -1,4 +1,4 @@
-"""`python -m … PLATFORM`: set MLflow's alias `champion` of the models on standard input, `{"model": "version"}`."""
+"""`python -m … PLATFORM CHAMPIONS`: set MLflow's alias `champion` of each model, `{"model": "version"}`."""
 
 import json
 import sys
@@ -9,8 +9,8 @@ from ..runtime.wiring import connect
 
 def main() -> None:
     registry = connect(Platform.parse(sys.argv[1])).mlflow
-    for model, version in json.load(sys.stdin).items():
-        if registry.get_registered_model(model).aliases.get("champion") != version:
+    for model, version in json.loads(sys.argv[2]).items():
+        if str(registry.get_registered_model(model).aliases.get("champion")) != version:  # SQLite gives a number
             registry.set_registered_model_alias(model, "champion", version)
 
 

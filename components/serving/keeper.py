@@ -25,10 +25,11 @@ from prometheus_client import Counter, Gauge, start_http_server
 
 from ..runtime import ledger
 from ..runtime.adapters.kserve.build import ENDPOINT, ROUTE, SERVICE
+from ..runtime.adapters.kserve.reconciler import METRICS_PORT, NAME
 from ..runtime.adapters.kserve.serving import KServe, state_of, untidy
 from ..runtime.adapters.leader import Leadership
 from ..runtime.config import Platform
-from ..runtime.errors import FlywheelError
+from ..runtime.errors import FlywheelError, PlatformError
 from ..runtime.ports import EndpointState, Store
 from ..runtime.wiring import connect
 from .leases import Leases, take_back
@@ -37,8 +38,7 @@ LOOK_S = 0.5
 SETTLE_S = 5.0
 """Seconds for which something must stay wrong until it is put right: a rollout at work may be just about to."""
 TICK_S = 30
-NAME = "flywheel-reconciler"
-METRICS_PORT = 9100
+ALIASES = "kfp_flywheel.components.register.aliases"
 AWAY = (FlywheelError, client.ApiException, urllib3.exceptions.HTTPError)
 
 ENDPOINTS = Gauge("flywheel_reconciler_endpoints", "Endpoints that are kept")
@@ -47,9 +47,6 @@ TAKEN_BACK = Counter("flywheel_reconciler_taken_back", "Canaries whose lease exp
 PUT_RIGHT = Counter("flywheel_reconciler_put_right", "Endpoints where something else ran than was wanted")
 FAILURES = Counter("flywheel_reconciler_failures", "What could not be done, and is tried again")
 LOOKED = Gauge("flywheel_reconciler_looked_seconds", "When all endpoints were looked at last, since the epoch")
-
-Project = Callable[[Mapping[str, str]], None]
-"""Is handed the champion's version of each model, and tells the registry."""
 
 
 class Keeper:
@@ -64,16 +61,15 @@ class Keeper:
         self,
         serving: KServe,
         store: Store,
-        project: Project,
+        registry: "Registry",
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._serving, self._store, self._project, self._say, self._clock = serving, store, project, say, clock
+        self._serving, self._store, self._registry, self._say, self._clock = serving, store, registry, say, clock
         self._leases = Leases(clock)
         self._read: dict[str, tuple[str, EndpointState]] = {}
         self._since: dict[str, tuple[object, float]] = {}
         self._entered: dict[str, float] = {}
-        self._champions: dict[str, str] = {}
         self._told: dict[str, str] = {}
 
     def look(self, routes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -113,9 +109,7 @@ class Keeper:
                     if state.champion:
                         champions[state.champion.model] = state.champion.version
             self._forget(routes)
-            if champions != self._champions:
-                self._project(champions)
-                self._champions = champions
+            self._registry.tell(champions)
 
     def _states(self, routes: Mapping[str, Mapping[str, Any]]) -> list[EndpointState]:
         """The wanted states; each text is read once."""
@@ -166,19 +160,36 @@ class Keeper:
             self._told.pop(what, None)
 
 
-def projected(platform: Platform) -> Project:
-    """Tell MLflow who is champion: by a process of its own, which ends, as MLflow needs more memory than all of us."""
+class Registry:
+    """Tells MLflow who is champion: by a process of its own, which ends, as MLflow needs more memory than all of us.
 
-    def project(champions: Mapping[str, str]) -> None:
-        module = "kfp_flywheel.components.register.aliases"
-        done = subprocess.run(
-            [sys.executable, "-m", module, platform.line()], input=json.dumps(champions), text=True, capture_output=True
-        )
-        if done.returncode:
-            last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise FlywheelError(f"the registry was not told who is champion: {last}")
+    Nobody waits for it: to take a canary back is more urgent.
+    """
 
-    return project
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._told: Mapping[str, str] = {}
+        self._telling: tuple[Mapping[str, str], subprocess.Popen[str]] | None = None
+
+    def tell(self, champions: Mapping[str, str]) -> None:
+        """Have the champion's version of each model told, if that is new; to be called again and again.
+
+        Raises:
+            PlatformError: It could not be told the last time.
+        """
+        if self._telling:
+            told, process = self._telling
+            if process.poll() is None:
+                return
+            self._telling = None
+            _, errors = process.communicate()
+            if process.returncode:
+                last = (errors.strip() or f"exit code {process.returncode}").splitlines()[-1]
+                raise PlatformError(f"the registry was not told who is champion: {last}")
+            self._told = told
+        if champions != self._told:
+            command = [sys.executable, "-m", ALIASES, self._platform.line(), json.dumps(champions)]
+            self._telling = champions, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 class Routes:
@@ -230,7 +241,7 @@ def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_POR
     identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
     leadership = Leadership(serving.objects, NAME, identity)
     routes, leads, settled = Routes(serving, say), False, 0.0
-    keeper = Keeper(serving, world.store, projected(platform), say)
+    keeper = Keeper(serving, world.store, Registry(platform), say)
     say(f"keeps the endpoints of {platform.serving} as {identity}")
     while not ended.wait(LOOK_S):
         if leadership.holds() != leads:
@@ -238,7 +249,7 @@ def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_POR
             LEADS.set(leads)
             say("acts now" if leads else "stands by: another one acts")
             if leads:  # what was seen while another one acted has no age
-                keeper = Keeper(serving, world.store, projected(platform), say)
+                keeper = Keeper(serving, world.store, Registry(platform), say)
         found = routes.now()
         if not leads or found is None:
             continue
@@ -255,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="keeper", description=__doc__)
     parser.add_argument("--platform", default=os.environ.get("FLYWHEEL_PLATFORM", ""), help="the platform, as JSON")
     parser.add_argument("--host", default=os.environ.get("FLYWHEEL_HOST", "127.0.0.1"), help="address of /metrics")
-    parser.add_argument("--port", type=int, default=METRICS_PORT, help="port of /metrics")
+    parser.add_argument("--port", type=int, default=METRICS_PORT, help="port of /metrics; 0 for none")
     given = parser.parse_args()
     try:
         code = keep(
