@@ -22,6 +22,7 @@ from rich.table import Table
 from ..components.ingest.folder import images
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import UserError
+from ..components.runtime.ports import ANSWERED_BY
 from ..components.runtime.wiring import connect
 
 CONNECTIONS = 500
@@ -41,12 +42,14 @@ class Sent:
         version: Which version answered; `none` if nobody did.
         status: Of the answer; 0 without one.
         seconds: From when it was due to the end of its answer: a sender that is late hides nothing.
+        problem: Why there was no answer.
     """
 
     at: float
     version: str
     status: int
     seconds: float
+    problem: str = ""
 
 
 def send(
@@ -81,8 +84,8 @@ def send(
     sent: list[Sent] = []
 
     async def ask(session: aiohttp.ClientSession, image: bytes, due: float) -> None:
-        version, status = await _ask(session, address, image)
-        sent.append(Sent(due + offset, version, status, time.monotonic() - due))
+        version, status, problem = await _ask(session, address, image)
+        sent.append(Sent(due + offset, version, status, time.monotonic() - due, problem))
         on_answer(sent[-1])
 
     async def run() -> None:
@@ -123,8 +126,8 @@ async def _until(due: float, stop: threading.Event) -> bool:
     return False
 
 
-async def _ask(session: aiohttp.ClientSession, address: str, image: bytes) -> tuple[str, int]:
-    """The version that answers, and the status. aiohttp repeats no POST by itself."""
+async def _ask(session: aiohttp.ClientSession, address: str, image: bytes) -> tuple[str, int, str]:
+    """The version that answers, the status, and why there is none. aiohttp repeats no POST by itself."""
     tensor = len(image).to_bytes(4, "little") + image
     given = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(tensor)}}
     head = json.dumps({"inputs": [given], "outputs": OUTPUTS, "parameters": {"binary_data_output": True}}).encode()
@@ -132,9 +135,9 @@ async def _ask(session: aiohttp.ClientSession, address: str, image: bytes) -> tu
     try:
         async with session.post(address, data=head + tensor, headers=headers) as answer:
             content = await answer.read()
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return NOBODY, 0
-    return answer.headers.get("x-flywheel-version") or _version(answer, content), answer.status
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return NOBODY, 0, f"{type(error).__name__}: {error}".rstrip(": ")
+    return answer.headers.get(ANSWERED_BY) or _version(answer, content), answer.status, ""
 
 
 def _version(answer: aiohttp.ClientResponse, content: bytes) -> str:
@@ -147,7 +150,7 @@ def _version(answer: aiohttp.ClientResponse, content: bytes) -> str:
 
 
 def summary(sent: Sequence[Sent]) -> dict[str, Any]:
-    """By version: requests, their share, failures by status (0: no answer), and percentiles of the good answers."""
+    """By version: requests, their share, failures by status or kind of problem, percentiles of the good answers."""
     versions = {}
     for name in sorted({one.version for one in sent}):
         own = [one for one in sent if one.version == name]
@@ -156,10 +159,14 @@ def summary(sent: Sequence[Sent]) -> dict[str, Any]:
         versions[name] = {
             "requests": len(own),
             "share": round(len(own) / len(sent), 4),
-            "failures": dict(sorted(Counter(str(one.status) for one in own if one.status != 200).items())),
+            "failures": dict(sorted(Counter(_failure(one) for one in own if one.status != 200).items())),
             **dict(zip(("p50_ms", "p95_ms", "p99_ms"), percentiles, strict=True)),
         }
     return {"requests": len(sent), "failed": sum(one.status != 200 for one in sent), "versions": versions}
+
+
+def _failure(sent: Sent) -> str:
+    return str(sent.status) if sent.status else sent.problem.partition(":")[0]
 
 
 def show(found: dict[str, Any]) -> None:

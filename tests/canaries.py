@@ -2,6 +2,7 @@
 looks at."""
 
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,13 @@ def tiny_pair(store: Store) -> tuple[Release, Release]:
 
 
 def roll(
-    world: World, new: Release, old: Release | None, run: str, tell: Callable[[str], None], **settings: object
+    world: World,
+    new: Release,
+    old: Release | None,
+    run: str,
+    tell: Callable[[str], None],
+    clock: Callable[[], float] = time.time,
+    **settings: object,
 ) -> Ended:
     """Roll a release out as the stage does, but for MLflow."""
     chosen = Rollout.of(**settings)
@@ -119,5 +126,6 @@ def roll(
             replay=partial(replay, world.store, chosen.endpoint, new, old or new, chosen.replays),
             answered_by=lambda: answered_by(world.serving.url(chosen.endpoint), chosen.endpoint),
             tell=tell,
+            clock=clock,
         )
         return Rolling(means, new, old, chosen, run, lambda release: None).roll()

@@ -206,11 +206,19 @@ class Meter:
             return
         started, code = time.perf_counter(), 500
 
+        held: Message | None = None
+
         async def answer(message: Message) -> None:
-            nonlocal code
+            nonlocal code, held
             if message["type"] == "http.response.start":
-                code = message["status"]
-                message.setdefault("headers", []).append((ANSWERED_BY.encode(), self.who[1].encode()))
+                code, held = message["status"], message
+                return
+            if held:  # KServe leaves the length of binary answers out, and an answer in chunks may break off unseen
+                headers = list(held.get("headers", ()))
+                if not message.get("more_body") and all(name != b"content-length" for name, _ in headers):
+                    headers.append((b"content-length", str(len(message.get("body", b""))).encode()))
+                start, held = {**held, "headers": [*headers, (ANSWERED_BY.encode(), self.who[1].encode())]}, None
+                await send(start)
             await send(message)
 
         if scope["type"] != "http" or not path.endswith("/infer"):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from kfp_flywheel.components.runtime.adapters.kubernetes import connect
 from kfp_flywheel.components.runtime.config import Platform
+from kfp_flywheel.components.runtime.wiring import World
+from kfp_flywheel.components.runtime.wiring import connect as connect_world
 from kubernetes import client
 
 from tests import servers
@@ -180,3 +182,10 @@ def platform_on(namespace: str, s3: servers.S3, **images: str) -> Platform:
 def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platform:
     """A platform on the cluster that trains."""
     return platform_on(namespace, s3, train=train_image)
+
+
+@pytest.fixture(scope="module")
+def served(cluster: client.ApiClient, s3: servers.S3, serve_image: str, prometheus: Prometheus) -> Iterator[World]:
+    """A namespace with a platform of its own, for all rollouts of a module."""
+    with a_namespace(cluster) as namespace:
+        yield connect_world(platform_on(namespace, s3, serve=serve_image))

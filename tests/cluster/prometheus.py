@@ -56,12 +56,16 @@ class Prometheus:
         """End the process alone."""
         self.plane.processes.stop("prometheus")
 
+    def forget(self) -> None:
+        """Drop what it knows; it must not run."""
+        shutil.rmtree(self.data, ignore_errors=True)
+
     def down(self, wipe: bool = False) -> None:
         """End it; `wipe` drops what it knows."""
         self._over.set()
         self.stop()
         if wipe:
-            shutil.rmtree(self.data, ignore_errors=True)
+            self.forget()
 
     def _discover(self) -> None:
         core, before = client.CoreV1Api(config.new_client_from_config(str(self.plane.places.kubeconfig))), ""

@@ -132,7 +132,7 @@ def test_what_fails_is_counted_and_not_asked_again() -> None:
     assert came == 30
     found = summary(sent)
     assert (found["requests"], found["failed"]) == (30, 20)
-    assert found["versions"]["none"]["failures"] == {"0": 10}
+    assert found["versions"]["none"]["failures"] == {"ServerDisconnectedError": 10}
     assert found["versions"]["v2"]["failures"] == {"500": 10}
     assert found["versions"]["v2"]["share"] == pytest.approx(2 / 3, abs=1e-3)
     assert 0 < found["versions"]["v2"]["p50_ms"] <= found["versions"]["v2"]["p99_ms"]
