@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -47,7 +47,7 @@ def _print_json(document: object) -> None:
 
 def _run(
     pipeline: str, parameters: dict[str, object], root: Path, platform: Path | None, port: int, as_json: bool
-) -> None:
+) -> NoReturn:
     from . import running
 
     outcome = running.run(parameters, _platform(root, platform), root, port, quiet=as_json, pipeline=pipeline)
@@ -262,6 +262,11 @@ def rollout(
     config: Config = None,
     parameter: Parameters = None,
     endpoint: Endpoint = "detector",
+    git: Annotated[
+        str, typer.Option("--git", help="Repository that gets what serves, a URL or a path, if it is promoted.")
+    ] = "",
+    git_branch: Annotated[str, typer.Option("--git-branch", help="Branch of that repository.")] = "main",
+    git_path: Annotated[str, typer.Option("--git-path", help="Folder of all endpoints in it.")] = "endpoints",
     root: Root = ROOT,
     platform: PlatformFile = None,
     port: Port = PORT,
@@ -275,11 +280,23 @@ def rollout(
     Examples:
       flywheel rollout --version 3
       flywheel rollout -p canary_steps=5,25,100 -p replays=500 --json
+      flywheel rollout --platform cluster.yaml --git https://git.example/team/serving.git
     """
     from . import running
 
     given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}", f"version={version}"])
-    _run("rollout", running.check("rollout", given), root, platform, port, as_json)
+    parameters = running.check("rollout", given)
+    if not git:
+        _run("rollout", parameters, root, platform, port, as_json)
+    from . import gitops
+
+    target = gitops.Target(git, git_branch, git_path.rstrip("/"))
+    outcome, entered = gitops.roll(parameters, _platform(root, platform), root, port, as_json, target)
+    if as_json:
+        _print_json(outcome.document() | {"git": vars(entered)})
+    else:
+        gitops.show(entered)
+    raise typer.Exit(outcome.exit_code)
 
 
 @app.command()

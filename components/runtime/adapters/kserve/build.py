@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...artifacts import content_id
-from ...config import Gateway, Pods
+from ...config import Gateway, Platform, Pods
+from ...images import SERVE
 from ...ports import PIN, EndpointState, Served
 from ..kubernetes import Kind
 from ..pods import MANAGED, NON_ROOT, container, pull_secrets, refuse_unpinned, variables, volumes
@@ -132,6 +133,18 @@ def service(
     }
 
 
+def server(platform: Platform, endpoint: str, version: str, served: Served) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ServingRuntime and the InferenceService of one version, as a platform has them.
+
+    Raises:
+        UserError: The image is named by no digest.
+    """
+    namespace, pods = platform.serving.removeprefix("kserve://"), platform.pods
+    made = runtime(namespace, platform.images.get("serve", SERVE), pods)
+    name = made["metadata"]["name"]
+    return made, service(namespace, endpoint, version, served, platform.store, name, pods, platform.log_share)
+
+
 def _pods_of(name: str) -> dict[str, str]:
     """Labels of the pods of an InferenceService."""
     return {"app": f"isvc.{name}-predictor"}
@@ -190,9 +203,9 @@ def owner_of(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def route(namespace: str, endpoint: str, gateway: Gateway) -> dict[str, Any]:
-    """The HTTPRoute of an endpoint without a version."""
+    """The HTTPRoute of an endpoint without a version. Defaults are written out: Git has what the cluster has."""
     home, _, name = gateway.name.rpartition("/")
-    parent = {"name": name} | ({"namespace": home} if home else {})
+    parent = {"group": ROUTE.group, "kind": "Gateway", "name": name} | ({"namespace": home} if home else {})
     return {
         "apiVersion": ROUTE.api_version,
         "kind": "HTTPRoute",

@@ -8,7 +8,6 @@ from kubernetes import client
 
 from ...config import Platform
 from ...errors import Conflict, Corrupt, PlatformError
-from ...images import SERVE
 from ...ports import EndpointState, Observed
 from .. import kubernetes
 from ..kubernetes import MANAGER, Kind, Objects, explained, patiently
@@ -125,13 +124,8 @@ class KServe:
 
     def _make(self, state: EndpointState, owner: Mapping[str, Any]) -> None:
         """Create the versions that are missing, before any traffic goes there, and wake those without pods."""
-        pods, image = self.platform.pods, self.platform.images.get("serve", SERVE)
-        served_by = build.runtime(self.namespace, image, pods) if state.versions else {}
         for version, served in state.versions.items():
-            wanted = build.service(
-                *(self.namespace, state.endpoint, version, served),
-                *(self.platform.store, served_by["metadata"]["name"], pods, self.platform.log_share),
-            )
+            served_by, wanted = build.server(self.platform, state.endpoint, version, served)
             wanted["metadata"]["ownerReferences"] = [build.owner_of(owner)]
             name = wanted["metadata"]["name"]
             found = self._present(name)
