@@ -99,7 +99,8 @@ def test_no_write_is_lost_among_threads(opened: Open) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda _: raise_often(opened, 4, start), range(6)))
     final = opened().read("e")
-    assert (final.generation, final.stable) == (first.generation + 24, "v25")
+    assert final.stable == "v25"
+    assert final.generation >= first.generation + 24
 
 
 def _process(folder: str, times: int, barrier: threading.Barrier) -> None:

@@ -28,6 +28,7 @@ from kfp_flywheel.components.serving.serve import serving
 from kfp_flywheel.pipelines.demo.broken import broken
 
 from tests.canaries import release_of, tiny_pair
+from tests.misbehaving import labelled_by, slow
 from tests.releases import release, with_champion
 from tests.tiny import tiny_images, tiny_package
 from tests.waiting import wait_for
@@ -388,6 +389,40 @@ def test_in_the_shadow_a_broken_release_is_found_without_a_single_request_of_a_u
         assert run(*given, world.platform.line(), "run-shadow", **settings) == "rollback"
     assert "In the shadow the canary is worse" in RolloutReport.read(given[2]).reason
     assert set(tally) == {"v1"}
+
+
+def test_a_slow_release_is_taken_back(served: tuple[World, str], tmp_path: Path) -> None:
+    world, url = served
+    one, _ = tiny_pair(world.store)
+    install(world, "slow", one)
+    late = release_of(world.store, "2", slow(world.store, tiny_package(world.store)))
+    with asked(url, "slow") as tally:
+        wait_for(lambda: tally.get("v1", 0) > 300)
+        given = inputs(world, tmp_path / "in", "slow", late, one)
+        settings = QUICK | {"endpoint": "slow", "ready_timeout_s": 60.0, "replays": 0, "step_requests": 100}
+        assert run(*given, world.platform.line(), "run-slow", **settings) == "rollback"
+    assert "answers slower than" in RolloutReport.read(given[2]).reason
+    assert (weights(world.serving.read("slow")), tally.get("failed", 0)) == ({"v1": 100}, 0)
+
+
+@pytest.mark.parametrize(("bias", "decision"), [(-1.0, "rollback"), (1.001, "promote")])
+def test_silent_harm_is_found_on_labelled_images_before_any_traffic(
+    served: tuple[World, str], tmp_path: Path, bias: float, decision: str
+) -> None:
+    world, url = served
+    package, endpoint = tiny_package(world.store), f"silent-{decision}"
+    labels = labelled_by(world.store, package)
+    one = release_of(world.store, "1", package, dataset=labels)
+    two = release_of(world.store, "2", tiny_package(world.store, bias=bias), dataset=labels)
+    install(world, endpoint, one)
+    with asked(url, endpoint) as tally:
+        given = inputs(world, tmp_path / "in", endpoint, two, one)
+        settings = QUICK | {"endpoint": endpoint, "ready_timeout_s": 60.0, "replays": 100}
+        assert run(*given, world.platform.line(), f"run-{decision}", **settings) == decision
+    assert tally.get("failed", 0) == 0
+    if decision == "rollback":
+        assert "In the shadow the canary is worse" in RolloutReport.read(given[2]).reason
+        assert tally.get("v2", 0) == 0
 
 
 PROGRAM = """

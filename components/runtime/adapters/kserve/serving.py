@@ -57,7 +57,7 @@ class KServe:
                         f"{generation}{f', and {before.edited}' if before.edited else ''}.",
                         "flywheel status shows who serves now",
                     )
-                written = state.but(generation=generation + 1, edited="")
+                written = state.but(generation=_after(generation), edited="")
                 former = former_of(found)
                 if before.stable and before.stable != written.stable:
                     former = before.stable
@@ -107,7 +107,7 @@ class KServe:
         return f"{self.gateway.address.rstrip('/')}{path_of(self.namespace, endpoint, version)}"
 
     def _begin(self, state: EndpointState) -> int:
-        """Make the route of a new endpoint, and give the generation it has: greater than any that a deleted one had.
+        """Make the route of a new endpoint, and give the generation it has.
 
         Raises:
             Conflict: It is no new one: its route was deleted.
@@ -117,7 +117,7 @@ class KServe:
                 f"endpoint {state.endpoint} is gone: its HTTPRoute was deleted.",
                 "flywheel rollback brings its last champion back",
             )
-        first = EndpointState(endpoint=state.endpoint, generation=int(time.time()))
+        first = EndpointState(endpoint=state.endpoint, generation=_after(0))
         empty = build.route(self.namespace, state.endpoint, self.gateway)
         made = self.objects.create(ROUTE, build.divided(empty, self.namespace, first, ""))
         return first.generation if made else state.generation
@@ -208,6 +208,11 @@ class KServe:
         if ready and answering:
             return Observed(ready=True, url=self._address(labels[ENDPOINT], labels[VERSION]))
         return Observed(ready=False, reason=_trouble(pods) or _said(conditions))
+
+
+def _after(generation: int) -> int:
+    """The next generation: later than all before, also those of a route that was deleted, or is restored from Git."""
+    return max(generation + 1, int(time.time() * 1000))
 
 
 def state_of(found: Mapping[str, Any]) -> EndpointState:
