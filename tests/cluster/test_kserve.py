@@ -169,7 +169,7 @@ def test_a_write_that_was_killed_is_put_right(there: There) -> None:
     first = there.serving.write(stable(there.serving.read("detector"), "1"))
     both = there.serving.write(beside(first, 10))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(there.serving, "_tidy", lambda state, former: None)
+        patch.setattr(there.serving, "_tidy", lambda *given: None)
         there.serving.write(both.but(versions=first.versions))
     state, found = there.serving.read("detector"), there.route("detector")
     items = there.serving.objects.list(SERVICE, "flywheel/endpoint=detector")
