@@ -107,7 +107,7 @@ def _serving(platform: Platform, port: int) -> Check:
     url = serving.url("detector")
     if platform.serving.startswith("kserve://"):
         serving.read("detector")
-        return Check("serving", True, f"{platform.serving} answers; an endpoint is at {url}")
+        return Check("serving", True, f"{platform.serving} answers" + (f"; an endpoint is at {url}" if url else ""))
     if url:
         return Check("serving", True, f"flywheel serve is at work: {url}")
     with socket.socket() as probe:

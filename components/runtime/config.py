@@ -253,6 +253,9 @@ class Gateway(Section):
     address: Annotated[str, Meta(pattern="^https?://"), "Where it answers, http://HOST:PORT"]
     name: Annotated[str, "The Gateway, NAMESPACE/NAME"] = "kserve/kserve-ingress-gateway"
     hosts: Annotated[tuple[str, ...], "Host names to serve; none is all of the gateway's"] = ()
+    mode: Annotated[
+        Literal["standard", "knative"], "KServe's mode; in knative endpoints get their own addresses from Knative"
+    ] = "standard"
 
 
 class Platform(Section):

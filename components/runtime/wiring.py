@@ -65,6 +65,10 @@ class World:
     @cached_property
     def serving(self) -> Serving:
         if self.platform.serving.startswith("kserve://"):
+            if self.platform.gateway and self.platform.gateway.mode == "knative":
+                from .adapters.kserve.knative import KnativeServing
+
+                return KnativeServing(self.platform)
             from .adapters.kserve.serving import KServe
 
             return KServe(self.platform)

@@ -24,9 +24,10 @@ from kubernetes import client
 from prometheus_client import Counter, Gauge, start_http_server
 
 from ..runtime import ledger
-from ..runtime.adapters.kserve.build import ENDPOINT, ROUTE, SERVICE
+from ..runtime.adapters.kserve.build import ENDPOINT
+from ..runtime.adapters.kserve.knative import KnativeServing
 from ..runtime.adapters.kserve.reconciler import METRICS_PORT, NAME
-from ..runtime.adapters.kserve.serving import KServe, state_of, untidy
+from ..runtime.adapters.kserve.serving import KServe
 from ..runtime.adapters.leader import Leadership
 from ..runtime.config import Platform
 from ..runtime.errors import FlywheelError, PlatformError
@@ -48,6 +49,8 @@ PUT_RIGHT = Counter("flywheel_reconciler_put_right", "Endpoints where something 
 FAILURES = Counter("flywheel_reconciler_failures", "What could not be done, and is tried again")
 LOOKED = Gauge("flywheel_reconciler_looked_seconds", "When all endpoints were looked at last, since the epoch")
 
+Kept = KServe | KnativeServing
+
 
 class Keeper:
     """What is known of all endpoints of a namespace, and what was done about it.
@@ -59,7 +62,7 @@ class Keeper:
 
     def __init__(
         self,
-        serving: KServe,
+        serving: Kept,
         store: Store,
         registry: "Registry",
         say: Callable[[str], None],
@@ -76,7 +79,7 @@ class Keeper:
         """End leases that expired.
 
         Args:
-            routes: All HTTPRoutes of ours, as they are now.
+            routes: What holds the wanted states, HTTPRoutes or Leases, by endpoint, as they are now.
         """
         for state in self._states(routes):
             if state.edited or not self._leases.expired(state):
@@ -89,18 +92,15 @@ class Keeper:
 
     def settle(self, routes: Mapping[str, Mapping[str, Any]]) -> None:
         """Put right what runs, the ledger and the registry, where a process was killed before it could."""
-        running: dict[str, list[dict[str, Any]]] = {}
         with self._trying("all"):
-            for item in self._serving.objects.list(SERVICE, ENDPOINT):
-                running.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
-            champions: dict[str, str] = {}
-            for state in self._states(routes):
-                found = routes[state.endpoint]
+            states, champions = self._states(routes), dict[str, str]()
+            untidy = self._serving.untidy(states, routes)
+            for state in states:
                 with self._trying(state.endpoint):
-                    wrong = untidy(state, found, running.get(state.endpoint, []))
+                    wrong = untidy[state.endpoint]
                     if self._lasts(f"{state.endpoint}/runs", wrong):
                         self._say(f"{state.endpoint}: {wrong}")
-                        self._serving.keep(found)
+                        self._serving.keep(routes[state.endpoint])
                         PUT_RIGHT.inc()
                     new = self._entered.get(state.endpoint) != state.changed
                     if new and self._lasts(f"{state.endpoint}/ledger", state.changed) and self._serves(state):
@@ -118,7 +118,7 @@ class Keeper:
             version = found["metadata"]["resourceVersion"]
             if self._read.get(name, ("",))[0] != version:
                 with self._trying(name):
-                    self._read[name] = version, state_of(found)
+                    self._read[name] = version, self._serving.stated(found)
             if self._read.get(name, ("",))[0] == version:
                 states.append(self._read[name][1])
         ENDPOINTS.set(len(states))
@@ -140,7 +140,7 @@ class Keeper:
         """Enter into the ledger that an endpoint is gone: who deletes its route deletes it."""
         for name in self._read.keys() - routes.keys():
             _, state = self._read.pop(name)
-            now, reason = time.time(), "its HTTPRoute was deleted."
+            now, reason = time.time(), f"its {self._serving.home_kind} was deleted."
             gone = state.but(generation=state.generation + 1, stable=None, versions={}, lease=None, by="kubectl")
             ledger.append(self._store, gone.but(since=now, changed=now, reason=reason))
             self._say(f"{name}: {reason}")
@@ -193,9 +193,9 @@ class Registry:
 
 
 class Routes:
-    """All HTTPRoutes of ours, followed in a thread of its own."""
+    """What holds the wanted states, followed in a thread of its own."""
 
-    def __init__(self, serving: KServe, say: Callable[[str], None]) -> None:
+    def __init__(self, serving: Kept, say: Callable[[str], None]) -> None:
         self._serving, self._say = serving, say
         self._known = threading.Event()
         self._found: dict[str, dict[str, Any]] = {}
@@ -208,7 +208,7 @@ class Routes:
     def _follow(self) -> None:
         while True:
             try:
-                for found in self._serving.objects.follow_all(ROUTE, ENDPOINT, TICK_S):
+                for found in self._serving.objects.follow_all(self._serving.home, ENDPOINT, TICK_S):
                     self._found = found
                     self._known.set()
             except AWAY as error:
@@ -228,7 +228,7 @@ def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_POR
     """
     world = connect(platform)
     serving = world.serving
-    assert isinstance(serving, KServe), "the caller's own check"
+    assert isinstance(serving, Kept), "the caller's own check"
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kfp_flywheel.components.runtime.adapters.kserve.knative import KnativeServing
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
 from kfp_flywheel.components.runtime.errors import Conflict, Corrupt
@@ -20,13 +21,16 @@ from tests.releases import release, stable
 Open = Callable[[], Serving]
 
 
-@pytest.fixture(params=["local", pytest.param("kserve", marks=pytest.mark.cluster)])
+ON_A_CLUSTER = {"kserve": KServe, "knative": KnativeServing}
+
+
+@pytest.fixture(params=["local", *(pytest.param(name, marks=pytest.mark.cluster) for name in ON_A_CLUSTER)])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the adapter again and again, as every step of a run does."""
     if request.param == "local":
         return lambda: LocalServing(f"local://{tmp_path}")
-    platform = platform_without_pods(request.getfixturevalue("namespace"))
-    return lambda: KServe(platform)
+    platform, adapter = platform_without_pods(request.getfixturevalue("namespace")), ON_A_CLUSTER[request.param]
+    return lambda: adapter(platform)
 
 
 def test_an_endpoint_that_nobody_wrote_has_no_champion(opened: Open) -> None:

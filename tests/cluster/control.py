@@ -20,7 +20,9 @@ from .processes import Processes, answers
 NODE, NODE_IP, PODS, SERVICES = "vm", "10.88.0.1", "10.88.0.0/16", "10.96.0.0/16"
 GATEWAY = "127.0.0.1:8000"
 API = "https://127.0.0.1:6443"
-ORDER = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kuberay", "kserve", "traefik")
+KNATIVE = "knative-serving"
+KUBERNETES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+ORDER = (*KUBERNETES, "kuberay", "kserve", "traefik", "knative")
 
 
 class ControlPlane:
@@ -46,6 +48,7 @@ class ControlPlane:
         self._definitions()
         self._controllers()
         self.apply(_kserve_objects(programs.folder_of(programs.KSERVE), Keys(self.places.keys).bundle))
+        self.apply(_knative_objects())
         wait_for(lambda: self._kubectl_says("get", "serviceaccount", "default"), 60, "a service account")
         self.operators()
         for name, url in (("kuberay", "8281/readyz"), ("kserve", "8181/readyz"), ("traefik", "8383/ping")):
@@ -233,6 +236,10 @@ def _definitions() -> Iterator[Path]:
     yield from kserve.glob("config/crd/full/serving.kserve.io_*.yaml")
     yield from kserve.glob("config/crd/full/clusterstoragecontainer/serving*.yaml")
     yield from kuberay.glob("config/crd/bases/*.yaml")
+    yield from programs.folder_of(programs.KNATIVE).glob("config/core/300-resources/*.yaml")
+    networking = programs.folder_of(programs.KNATIVE_NETWORKING) / "config"
+    yield from (path for path in networking.glob("*.yaml") if path.name != "config-network.yaml")
+    yield programs.folder_of(programs.KNATIVE_CACHING) / "config" / "image.yaml"
     yield from programs.folder_of(programs.GATEWAY_API).glob("config/crd/standard/*.yaml")
     yield from programs.folder_of(programs.ARGO).glob("manifests/base/crds/minimal/argoproj*.yaml")
     reference = "docs/content/reference/dynamic-configuration"
@@ -285,6 +292,17 @@ def _kserve_objects(module: Path, authority: str) -> list[dict[str, Any]]:
         },
         *webhooks,
     ]
+
+
+def _knative_objects() -> list[dict[str, Any]]:
+    """Knative's settings, all of them its defaults: KServe asks for some of them too."""
+    paths = sorted(programs.folder_of(programs.KNATIVE).glob("config/core/configmaps/*.yaml"))
+    paths.append(programs.folder_of(programs.KNATIVE_NETWORKING) / "config" / "config-network.yaml")
+    settings = [document for path in paths for document in _documents(path)]
+    for document in settings:
+        document["metadata"] = {"name": document["metadata"]["name"], "namespace": KNATIVE}
+        document["data"] = {key: value for key, value in document.get("data", {}).items() if key != "_example"}
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": KNATIVE}}, *settings]
 
 
 def _documents(path: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from tests.waiting import wait_for
 
 from . import images
 from .control import GATEWAY, NODE_IP, ControlPlane
+from .knative import Knative
 from .node import Node
 from .places import Places
 from .prometheus import ADDRESS, Prometheus
@@ -109,6 +110,16 @@ def prometheus(plane: ControlPlane, node: Node) -> Prometheus:
 
 
 @pytest.fixture(scope="session")
+def knative(plane: ControlPlane) -> Iterator[Knative]:
+    """Knative's controller, which only its own tests need; what was up before stays up."""
+    knative, found = Knative(plane), plane.processes.find("knative")
+    knative.up()
+    yield knative
+    if not found:
+        knative.down()
+
+
+@pytest.fixture(scope="session")
 def train_image(node: Node) -> str:
     """An image whose packages are this environment's, mounted: with torch in it, one takes too long to build."""
     return environment(node.places)
@@ -140,7 +151,7 @@ def environment(places: Places) -> str:
     return images.mounted(places, {"PATH": path, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"})
 
 
-def platform_without_pods(namespace: str) -> Platform:
+def platform_without_pods(namespace: str, mode: str = "standard") -> Platform:
     """A platform whose endpoints can be written, though nothing behind them will run."""
     return Platform.of(
         store="s3://bucket",
@@ -148,7 +159,7 @@ def platform_without_pods(namespace: str) -> Platform:
         serving=f"kserve://{namespace}",
         tracking="http://mlflow:5000",
         images={"serve": SERVE_IMAGE},
-        gateway={"address": f"http://{GATEWAY}"},
+        gateway={"address": f"http://{GATEWAY}", "mode": mode},
     )
 
 

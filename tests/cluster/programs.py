@@ -72,6 +72,10 @@ TRAEFIK = Module(
         "github.com/mailgun/minheap": "github.com/containous/minheap v0.0.0-20190809180810-6e71eb837595",
     },
 )
+KNATIVE = Module("knative.dev/serving", "v0.48.1", {"knative": "knative.dev/serving/cmd/controller"})
+"""Every cluster has its definitions: KServe looks for them when it starts. The program is built when asked for."""
+KNATIVE_NETWORKING = Module("knative.dev/networking", "v0.0.0-20260120131110-a7cdca238a0d")
+KNATIVE_CACHING = Module("knative.dev/caching", "v0.0.0-20260120130310-f1fc03b7f5ee")
 GATEWAY_API = Module("sigs.k8s.io/gateway-api", "v1.4.0")
 ARGO = Module("github.com/argoproj/argo-workflows/v3", "v3.7.3")
 CONTROL_PLANE = (
@@ -106,9 +110,10 @@ PAUSE = Module("", KUBERNETES)
 FAKE_GCS = Module(
     "github.com/fsouza/fake-gcs-server", "v1.56.1", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}
 )
-_VERSIONS = {name: module.version for module in (*CONTROL_PLANE, FAKE_GCS) for name in module.programs} | {
+_VERSIONS = {name: module.version for module in (*CONTROL_PLANE, FAKE_GCS, KNATIVE) for name in module.programs} | {
     "coredns": COREDNS.version,
     "pause": PAUSE.version,
+    "knative-valid": KNATIVE.version,
 }
 COREDNS_MAIN = """package main
 
@@ -124,6 +129,30 @@ import (
 )
 
 func main() { coremain.Run() }
+"""
+# What Knative's webhook would say of a Knative Service.
+KNATIVE_VALID_MAIN = """package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	v1 "knative.dev/serving/pkg/apis/serving/v1"
+)
+
+func main() {
+	var service v1.Service
+	if err := json.NewDecoder(os.Stdin).Decode(&service); err != nil {
+		panic(err)
+	}
+	service.Status = v1.ServiceStatus{}
+	service.SetDefaults(context.Background())
+	if err := service.Validate(context.Background()); err != nil {
+		fmt.Print(err.Error())
+	}
+}
 """
 # In every pod: waits, and reaps what loses its parent.
 PAUSE_MAIN = """package main
@@ -156,11 +185,22 @@ def build(places: Places, say: Callable[[str], None]) -> None:
     if not shutil.which("go"):
         raise RuntimeError(f"go is not on the PATH; next: install Go {GO} or newer")
     for module in (*CONTROL_PLANE, FAKE_GCS):
-        tools = "".join(f'import _ "{package}"\n' for package in module.programs.values())
-        for name, package in module.programs.items():
-            _program(places, name, module, f"//go:build tools\n\npackage tools\n\n{tools}", package, say)
+        build_one(places, module, say)
     _program(places, "coredns", COREDNS, COREDNS_MAIN, ".", say)
     _program(places, "pause", PAUSE, PAUSE_MAIN, ".", say)
+
+
+def build_knative(places: Places, say: Callable[[str], None]) -> None:
+    """Build Knative's controller, and its judgement of Knative Services, if they are missing."""
+    build_one(places, KNATIVE, say)
+    _program(places, "knative-valid", KNATIVE, KNATIVE_VALID_MAIN, ".", say)
+
+
+def build_one(places: Places, module: Module, say: Callable[[str], None]) -> None:
+    """Build the programs of one module, if they are missing."""
+    tools = "".join(f'import _ "{package}"\n' for package in module.programs.values())
+    for name, package in module.programs.items():
+        _program(places, name, module, f"//go:build tools\n\npackage tools\n\n{tools}", package, say)
 
 
 def path(places: Places, name: str) -> Path:

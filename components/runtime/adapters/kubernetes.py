@@ -131,18 +131,22 @@ class Objects:
             raise
         return found
 
-    def create(self, kind: Kind, wanted: dict[str, Any]) -> bool:
+    def create(self, kind: Kind, wanted: dict[str, Any], rehearsal: bool = False) -> bool:
         """Create an object; False if there is one of its name.
 
         What the installed version of its kind does not know is refused: by itself the API server would drop it.
 
+        Args:
+            rehearsal: Whether all is checked as ever, and nothing is created.
+
         Raises:
             PlatformError: The kind, or the namespace, is not known.
         """
+        dry = {"dry_run": "All"} if rehearsal else {}
         try:
             patiently(
                 lambda: self.api.create_namespaced_custom_object(
-                    *self.at(kind), wanted, field_manager=MANAGER, field_validation="Strict"
+                    *self.at(kind), wanted, field_manager=MANAGER, field_validation="Strict", **dry
                 )
             )
         except client.ApiException as error:

@@ -32,6 +32,9 @@ class KServe:
         platform: Its store, images, pods and gateway.
     """
 
+    home, home_kind = ROUTE, "HTTPRoute"
+    """What holds an endpoint's wanted state."""
+
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         assert platform.gateway is not None, "the platform's own check"
@@ -67,7 +70,7 @@ class KServe:
                 same = before.versions == written.versions  # a lease was renewed, or a state was explained
                 if not same:
                     self._make(written, found)
-                if self._swap(build.divided(found, self.namespace, written, former)):
+                if swap(self.objects, ROUTE, build.divided(found, self.namespace, written, former)):
                     break  # otherwise read again who was quicker: the gateway's status changes the object too
             if not same:
                 self._tidy(written, former, GONE_S)
@@ -79,6 +82,21 @@ class KServe:
 
     def url(self, endpoint: str) -> str:
         return self._address(endpoint)
+
+    def stated(self, home: Mapping[str, Any]) -> EndpointState:
+        """The wanted state in a route."""
+        return state_of(home)
+
+    def untidy(self, states: Sequence[EndpointState], homes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """What runs against what is wanted, by endpoint.
+
+        Args:
+            homes: The routes, by endpoint.
+        """
+        running: dict[str, list[dict[str, Any]]] = {}
+        for item in self.objects.list(SERVICE, ENDPOINT):
+            running.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
+        return {one.endpoint: untidy(one, homes[one.endpoint], running.get(one.endpoint, [])) for one in states}
 
     def keep(self, found: Mapping[str, Any]) -> None:
         """Make what runs at an endpoint what its route asks for: for a write that was killed before it could."""
@@ -101,7 +119,7 @@ class KServe:
             version, name = item["metadata"]["labels"][VERSION], item["metadata"]["name"]
             if version == state.stable and pods.scales:
                 now = self._replicas(name)
-            if version in state.versions or _deleted(item):
+            if version in state.versions or deleted(item):
                 continue
             if version != former:
                 self.objects.delete(SERVICE, name)
@@ -154,40 +172,19 @@ class KServe:
             served_by, wanted = build.server(self.platform, state.endpoint, version, served)
             wanted["metadata"]["ownerReferences"] = [build.owner_of(owner)]
             name = wanted["metadata"]["name"]
-            found = self._present(name)
+            found = present(self.objects, self.namespace, name)
             if found is None:
                 # Named by its content, or of a write that was killed: what is there already is the same.
                 self.objects.create(RUNTIME, served_by)
                 self.objects.create(SERVICE, wanted)
-            elif _package(found) != _package(wanted):
+            elif package_of(found) != package_of(wanted):
                 raise Conflict(
-                    f"InferenceService {name} in {self.namespace} serves {_package(found)}, not {_package(wanted)}.",
+                    f"InferenceService {name} in {self.namespace} serves {package_of(found)}, "
+                    f"not {package_of(wanted)}.",
                     f"kubectl -n {self.namespace} delete inferenceservice {name}, if it is nobody's",
                 )
             elif _stopped(found):
                 self._stop(name, None)
-
-    def _present(self, name: str) -> dict[str, Any] | None:
-        """An InferenceService that is not about to go; one that is, is waited for."""
-        until = time.monotonic() + GONE_S
-        while (found := self.objects.get(SERVICE, name)) and _deleted(found):
-            if time.monotonic() > until:
-                raise PlatformError(
-                    f"InferenceService {name} was deleted {GONE_S:.0f} s ago and is still there.",
-                    f"kubectl -n {self.namespace} get inferenceservice {name} -o yaml; is KServe's controller at work?",
-                )
-            time.sleep(0.1)
-        return found
-
-    def _swap(self, wanted: dict[str, Any]) -> bool:
-        """Replace the route, unless it was changed since it was read."""
-        try:
-            self.objects.replace(ROUTE, wanted)
-        except client.ApiException as error:
-            if error.status in (404, 409):
-                return False
-            raise
-        return True
 
     def _stop(self, name: str, stop: str | None) -> None:
         """Take the pods of a version away, or give them back. What it serves does not change."""
@@ -233,7 +230,35 @@ class KServe:
         answering = [pod for pod in pods if _is_ready(pod)]
         if ready and answering:
             return Observed(ready=True, url=self._address(labels[ENDPOINT], labels[VERSION]))
-        return Observed(ready=False, reason=_trouble(pods) or _said(conditions))
+        return Observed(ready=False, reason=trouble(pods) or said(conditions))
+
+
+def present(objects: Objects, namespace: str, name: str) -> dict[str, Any] | None:
+    """An InferenceService that is not about to go; one that is, is waited for.
+
+    Raises:
+        PlatformError: It does not go.
+    """
+    until = time.monotonic() + GONE_S
+    while (found := objects.get(SERVICE, name)) and deleted(found):
+        if time.monotonic() > until:
+            raise PlatformError(
+                f"InferenceService {name} was deleted {GONE_S:.0f} s ago and is still there.",
+                f"kubectl -n {namespace} get inferenceservice {name} -o yaml; is KServe's controller at work?",
+            )
+        time.sleep(0.1)
+    return found
+
+
+def swap(objects: Objects, kind: Kind, wanted: dict[str, Any]) -> bool:
+    """Replace an object, unless it was changed since it was read."""
+    try:
+        objects.replace(kind, wanted)
+    except client.ApiException as error:
+        if error.status in (404, 409):
+            return False
+        raise
+    return True
 
 
 def _after(generation: int) -> int:
@@ -273,7 +298,7 @@ def untidy(state: EndpointState, found: Mapping[str, Any], items: Sequence[Mappi
         found: The route.
         items: The endpoint's InferenceServices.
     """
-    there = {item["metadata"]["labels"][VERSION]: item for item in items if not _deleted(item)}
+    there = {item["metadata"]["labels"][VERSION]: item for item in items if not deleted(item)}
     wrong = [f"{version} is missing" for version in state.versions if version not in there]
     for version, item in there.items():
         if version in state.versions and _stopped(item):
@@ -292,14 +317,15 @@ def _editor(managers: Sequence[Mapping[str, Any]]) -> str:
     """Who set a route's rules, or the state, if it was not us: the API server keeps account of it."""
     places = ("f:spec", "f:rules"), ("f:metadata", "f:annotations", f"f:{STATE}")
     for place in places:
-        setters = [entry for entry in managers if _sets(entry, place)]
+        setters = [entry for entry in managers if sets(entry, place)]
         if not any(entry["manager"] == MANAGER for entry in setters):
             who = f"by {setters[-1]['manager']} at {setters[-1]['time']}" if setters else "by somebody"
             return f"its HTTPRoute was edited {who}"
     return ""
 
 
-def _sets(entry: Mapping[str, Any], place: Sequence[str]) -> bool:
+def sets(entry: Mapping[str, Any], place: Sequence[str]) -> bool:
+    """Whether an entry in the API server's account of an object is of who set the field at a place."""
     fields = entry.get("fieldsV1") or {}
     for name in place:
         if name not in fields:
@@ -317,7 +343,7 @@ def _within(wanted: Any, found: Any) -> bool:
     return bool(wanted == found)
 
 
-def _deleted(item: Mapping[str, Any]) -> bool:
+def deleted(item: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in item["metadata"]
 
 
@@ -325,7 +351,8 @@ def _stopped(item: Mapping[str, Any]) -> bool:
     return (item["metadata"].get("annotations") or {}).get(STOP) == "true"
 
 
-def _package(item: Mapping[str, Any]) -> str:
+def package_of(item: Mapping[str, Any]) -> str:
+    """What an InferenceService serves: the URI of its package."""
     given = {variable["name"]: variable.get("value") for variable in item["spec"]["predictor"]["model"]["env"]}
     return str(given.get("FLYWHEEL_PACKAGE"))
 
@@ -334,7 +361,7 @@ def _is_ready(pod: Any) -> bool:
     return any(found.type == "Ready" and found.status == "True" for found in pod.status.conditions or ())
 
 
-def _trouble(pods: list[Any]) -> str:
+def trouble(pods: list[Any]) -> str:
     """What keeps a version's pods from answering, in their own words."""
     for pod in pods:
         for container in pod.status.container_statuses or ():
@@ -351,9 +378,10 @@ def _trouble(pods: list[Any]) -> str:
     return ""
 
 
-def _said(conditions: dict[str, Any]) -> str:
+def said(conditions: dict[str, Any]) -> str:
+    """What conditions tell of a failure, or that there is none yet."""
     for condition in conditions.values():
-        said = str(condition.get("message") or "").strip()
-        if condition.get("status") == "False" and said and not said.endswith(STARTING):
-            return said
+        text = str(condition.get("message") or "").strip()
+        if condition.get("status") == "False" and text and not text.endswith(STARTING):
+            return text
     return "starting"
