@@ -25,7 +25,7 @@ class Prometheus:
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane, self.data = plane, plane.places.data / "prometheus"
-        self.targets = plane.places.run / "targets.json"
+        self.targets = plane.places.data / "targets.json"
         self._over = threading.Event()
 
     def up(self) -> None:
