@@ -46,6 +46,8 @@ def examine(platform: Platform, root: Path, port: int) -> list[Check]:
         ("tracking", lambda: _tracking(platform)),
         ("serving", lambda: _serving(platform, port)),
     ]
+    if platform.serving.startswith("kserve://") and platform.pods.scales:
+        probes.append(("scaling", lambda: _scaling(platform)))
     checks = []
     for name, probe in probes:
         try:
@@ -117,6 +119,17 @@ def _serving(platform: Platform, port: int) -> Check:
         except OSError as error:
             return Check("serving", False, f"port {port}: {error.strerror}", f"flywheel doctor --port {port + 1}")
     return Check("serving", True, f"port {port} is free for flywheel serve")
+
+
+def _scaling(platform: Platform) -> Check:
+    if connect(platform).measures_pods():
+        return Check("scaling", True, f"{platform.pods.min_replicas} to {platform.pods.most_replicas} pods a version")
+    return Check(
+        "scaling",
+        False,
+        "the cluster has no metrics API (metrics.k8s.io): no version gets more pods under load",
+        "install metrics-server, or take max_replicas out of the platform file",
+    )
 
 
 def show(checks: list[Check]) -> None:

@@ -76,6 +76,12 @@ class World:
 
         return LocalServing(self.platform.serving)
 
+    def measures_pods(self) -> bool:
+        """Whether the cluster measures its pods: without, their number cannot follow the load."""
+        from .adapters import kubernetes
+
+        return kubernetes.has_group(kubernetes.connect(), "metrics.k8s.io")
+
     @cached_property
     def telemetry(self) -> Telemetry:
         if not self.platform.telemetry:

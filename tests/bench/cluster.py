@@ -14,6 +14,7 @@ from typing import Any
 
 from kfp_flywheel.components.rollout.ready import until_it_answers
 from kfp_flywheel.components.rollout.stage import golden_asker
+from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.kubernetes import Objects, connect
 from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
@@ -28,7 +29,7 @@ from kubernetes import client
 
 from tests.cluster import images
 from tests.cluster.control import NODE_IP, ControlPlane
-from tests.cluster.fixtures import a_namespace, environment, platform_on
+from tests.cluster.fixtures import a_namespace, environment, platform_on, platform_without_pods
 from tests.cluster.node import Node
 from tests.cluster.places import Places
 from tests.cluster.prometheus import Prometheus
@@ -38,6 +39,7 @@ from tests.servers import s3
 from tests.training import prepare, step
 from tests.waiting import wait_for
 
+from . import cluster_canary
 from .figures import Figure, median, publish
 
 EVENTS = 10_500  # some are seen only in what is read again every few seconds
@@ -174,21 +176,27 @@ def following(namespace: str) -> Figure:
 def main() -> None:
     figures: list[Figure] = []
     with a_cluster(figures) as node, s3(NODE_IP) as store, tempfile.TemporaryDirectory() as folder:
-        api = connect()
-        with a_namespace(api) as namespace:
+        api, scraper = connect(), Prometheus(node.plane)
+        scraper.up()
+        with a_namespace(api) as namespace, a_namespace(api) as empty:
             platform = platform_on(
                 namespace, store, train=environment(node.places), serve=images.built(node.places, "serve")
             )
-            measured: list[Callable[[], Figure]] = [
-                lambda: submitting(namespace),
-                lambda: ending(namespace),
-                lambda: following(namespace),
-                lambda: serving(platform, Path(folder)),
-                lambda: failing(namespace, platform),
+            nowhere = platform_without_pods(empty).but(
+                store=f"file://{folder}/store", tracking=f"sqlite:///{folder}/mlflow.db"
+            )
+            measured: list[Callable[[], list[Figure]]] = [
+                lambda: [submitting(namespace)],
+                lambda: [ending(namespace)],
+                lambda: [following(namespace)],
+                lambda: [serving(platform, Path(folder))],
+                lambda: [failing(namespace, platform)],
+                *cluster_canary.figures(open_world(platform), KServe(nowhere)),
             ]
-            for figure in measured:
-                figures.append(figure())
-                print(f"{figures[-1].name}: {figures[-1].value:.3g} {figures[-1].unit}", flush=True)
+            for several in measured:
+                for figure in several():
+                    figures.append(figure)
+                    print(f"{figure.name}: {figure.value:.3g} {figure.unit}", flush=True)
         wait_for(lambda: namespace not in _namespaces(api), 120, "the namespace to go")
     publish("cluster", figures)
 
