@@ -39,6 +39,7 @@ LOOK_S = 0.5
 SETTLE_S = 5.0
 """Seconds for which something must stay wrong until it is put right: a rollout at work may be just about to."""
 TICK_S = 30
+RETELL_S = 60.0
 ALIASES = "kfp_flywheel.components.register.aliases"
 AWAY = (FlywheelError, client.ApiException, urllib3.exceptions.HTTPError)
 
@@ -170,6 +171,7 @@ class Registry:
         self._platform = platform
         self._told: Mapping[str, str] = {}
         self._telling: tuple[Mapping[str, str], subprocess.Popen[str]] | None = None
+        self._failed = float("-inf")
 
     def tell(self, champions: Mapping[str, str]) -> None:
         """Have the champion's version of each model told, if that is new; to be called again and again.
@@ -184,10 +186,11 @@ class Registry:
             self._telling = None
             _, errors = process.communicate()
             if process.returncode:
+                self._failed = time.monotonic()
                 last = (errors.strip() or f"exit code {process.returncode}").splitlines()[-1]
                 raise PlatformError(f"the registry was not told who is champion: {last}")
             self._told = told
-        if champions != self._told:
+        if champions != self._told and time.monotonic() - self._failed > RETELL_S:
             command = [sys.executable, "-m", ALIASES, self._platform.line(), json.dumps(champions)]
             self._telling = champions, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 

@@ -240,6 +240,8 @@ def _definitions() -> Iterator[Path]:
     networking = programs.folder_of(programs.KNATIVE_NETWORKING) / "config"
     yield from (path for path in networking.glob("*.yaml") if path.name != "config-network.yaml")
     yield programs.folder_of(programs.KNATIVE_CACHING) / "config" / "image.yaml"
+    operator = programs.folder_of(programs.PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
+    yield from (operator / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules"))
     yield from programs.folder_of(programs.GATEWAY_API).glob("config/crd/standard/*.yaml")
     yield from programs.folder_of(programs.ARGO).glob("manifests/base/crds/minimal/argoproj*.yaml")
     reference = "docs/content/reference/dynamic-configuration"

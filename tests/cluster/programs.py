@@ -76,6 +76,7 @@ KNATIVE = Module("knative.dev/serving", "v0.48.1", {"knative": "knative.dev/serv
 """Every cluster has its definitions: KServe looks for them when it starts. The program is built when asked for."""
 KNATIVE_NETWORKING = Module("knative.dev/networking", "v0.0.0-20260120131110-a7cdca238a0d")
 KNATIVE_CACHING = Module("knative.dev/caching", "v0.0.0-20260120130310-f1fc03b7f5ee")
+PROMETHEUS_OPERATOR = Module("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 GATEWAY_API = Module("sigs.k8s.io/gateway-api", "v1.4.0")
 ARGO = Module("github.com/argoproj/argo-workflows/v3", "v3.7.3")
 CONTROL_PLANE = (

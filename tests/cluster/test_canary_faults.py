@@ -1,30 +1,39 @@
 """A canary in which something dies, or somebody interferes: its endpoint keeps its champion, or gets a better one."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kfp_flywheel.components.rollout import hand
+from kfp_flywheel.components.rollout.claim import LEASE_S
 from kfp_flywheel.components.rollout.diary import Ended
 from kfp_flywheel.components.runtime import ledger
 from kfp_flywheel.components.runtime.adapters.kserve.build import ROUTE
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.artifacts import Release
-from kfp_flywheel.components.runtime.wiring import World
+from kfp_flywheel.components.runtime.config import Pods
+from kfp_flywheel.components.runtime.wiring import World, connect
 from kfp_flywheel.components.serving.client import infer
 from kubernetes import client
 
 from tests.canaries import release_of, roll
+from tests.servers import S3
 from tests.tiny import tiny_images, tiny_package
 from tests.waiting import wait_for
 
 from .control import ControlPlane
+from .fixtures import REPO, a_namespace, platform_on
 from .prometheus import Prometheus
 from .rollouts import QUICK, Users, install, services, users, weights
+from .test_keeper import keeping
 
 AWAY_S = 4
 SETTINGS = QUICK | {"step_requests": 150}
@@ -215,3 +224,84 @@ def test_of_two_rollouts_at_once_one_goes_on(served: World) -> None:
     assert weights(served, "two") == {f"v{winner.version}": 100}
     wait_for(lambda: services(served, "two") == {"two-v1", f"two-v{winner.version}"}, 30)
     assert seen.failed("v1", "v2", "v3", "none") == []
+
+
+def killed_at(write: int, world: World, folder: Path, endpoint: str, one: Release, two: Release) -> int:
+    """Run a rollout that is killed after so many writes; its exit code."""
+    one.write(folder / "one")
+    two.write(folder / "two")
+    command = [sys.executable, "-m", "tests.cluster.dying", str(write), world.platform.line(), endpoint]
+    command += [str(folder / "two"), str(folder / "one"), f"{endpoint}-run"]
+    return subprocess.run(command, capture_output=True, cwd=REPO, timeout=300).returncode
+
+
+def test_the_rollout_is_killed_and_the_reconciler_takes_its_canary_back(served: World, tmp_path: Path) -> None:
+    one, two = pair(served, "killed")
+    with users(served, "killed") as seen, keeping(served.platform, tmp_path):
+        assert killed_at(8, served, tmp_path, "killed", one, two) == -signal.SIGKILL
+        assert "v2" in weights(served, "killed")
+        wait_for(lambda: weights(served, "killed") == {"v1": 100}, LEASE_S + 10)
+        assert served.serving.read("killed").by == "flywheel serve"
+        wait_for(lambda: services(served, "killed") == {"killed-v1"}, 30)
+        ended = roll(served, two, one, "killed-other", print, **QUICK, endpoint="killed")
+    assert ended.decision == "promote"
+    assert seen.failed("v1", "v2", "none") == []
+    decided(served, "killed", ended)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(2400)
+def test_killed_at_any_write_it_is_run_again_and_no_user_sees_it(served: World, tmp_path: Path) -> None:
+    """Without a reconciler: with it away nothing breaks but the lease."""
+    write = 0
+    while True:
+        write += 1
+        endpoint = f"any-{write}"
+        one, two = pair(served, endpoint)
+        with users(served, endpoint) as seen:
+            code = killed_at(write, served, tmp_path, endpoint, one, two)
+            ended = roll(served, two, one, f"{endpoint}-run", print, **QUICK, endpoint=endpoint)
+        assert ended.decision == "promote", ended.reason
+        assert seen.failed("v1", "v2", "none") == []
+        decided(served, endpoint, ended)
+        served.serving.objects.delete(ROUTE, endpoint)  # type: ignore[attr-defined]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert write > 10
+
+
+def test_pods_are_evicted_as_a_drain_does_and_no_user_sees_it(
+    cluster: client.ApiClient, s3: S3, serve_image: str, prometheus: Prometheus
+) -> None:
+    """With two pods a version: one may go when the other one answers, and it ends what it is at work on."""
+    with a_namespace(cluster) as namespace:
+        platform = platform_on(namespace, s3, serve=serve_image)
+        drained = connect(platform.but(pods=Pods.of(**platform.pods.plain() | {"min_replicas": 2})))
+        core = client.CoreV1Api(cluster)
+
+        def pods(version: str) -> list[str]:
+            found = core.list_namespaced_pod(namespace, label_selector=f"app=isvc.drained-{version}-predictor").items
+            return [pod.metadata.name for pod in found if not pod.metadata.deletion_timestamp]
+
+        def evict(name: str) -> bool:
+            eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name=name, namespace=namespace))
+            try:
+                core.create_namespaced_pod_eviction(name, namespace, eviction)
+            except client.ApiException as error:
+                assert error.status == 429, error  # the disruption budget: not now
+                return False
+            return True
+
+        with rolling(drained, "drained") as (work, seen):
+            wait_for(lambda: len(pods("v1")) == len(pods("v2")) == 2)
+            first, second = pods("v1")
+            assert evict(first)
+            assert not evict(second), "the last one that answers may not go"
+            wait_for(lambda: evict(second), 60, "the other one to be replaced")
+            for name in pods("v2"):
+                wait_for(lambda name=name: evict(name), 60, "the canary's budget")
+            ended = work.result(300)
+        assert ended.decision == "promote", ended.reason
+        assert seen.failed("v1", "v2", "none") == []
+        decided(drained, "drained", ended)

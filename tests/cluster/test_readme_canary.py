@@ -1,0 +1,86 @@
+"""README's "Canaries there", followed as it is written."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp_flywheel.components.register.stage import register
+from kfp_flywheel.components.register.stage import release_of as registered
+from kfp_flywheel.components.runtime.artifacts import EvalReport, ModelPackage, Release
+from kfp_flywheel.components.runtime.config import Platform
+from kfp_flywheel.components.runtime.manifests import find, keep
+from kfp_flywheel.components.runtime.wiring import World, connect
+from kubernetes import client
+
+from tests.canaries import release_of, roll
+from tests.servers import S3
+from tests.tiny import LINEAGE, tiny_images, tiny_package
+from tests.waiting import wait_for
+
+from . import programs
+from .control import ControlPlane
+from .fixtures import REPO, platform_on
+from .prometheus import Prometheus
+from .rollouts import QUICK, users, weights
+from .test_flywheel import BLOCKS
+
+
+def released(world: World, version: str, package: ModelPackage) -> Release:
+    """A release that stands in the registry, as register leaves it."""
+    made = release_of(world.store, version, package)
+    report = find(world.store, made.report, EvalReport)
+    uri = keep(world.store, package)
+    number, _ = register(world.mlflow, "detector", package, report, uri)
+    assert number == version
+    found = registered("detector", number, package, report, uri, LINEAGE).but(dataset=made.dataset)
+    keep(world.store, found)
+    return found
+
+
+@pytest.fixture
+def there(
+    namespace: str, s3: S3, serve_image: str, train_image: str, prometheus: Prometheus, tracking: str
+) -> Platform:
+    platform = platform_on(namespace, s3, serve=serve_image, steps=train_image)
+    return platform.but(tracking=tracking)
+
+
+def test_the_readme_is_followed(plane: ControlPlane, there: Platform, tmp_path: Path, namespace: str) -> None:
+    world = connect(there)
+    one = released(world, "1", tiny_package(world.store))
+    released(world, "2", tiny_package(world.store, bias=1.001))
+    roll(world, one, None, "first", print, **QUICK)
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(there.plain() | {"pods": there.pods.plain()}))
+    (tmp_path / "manifests").symlink_to(REPO / "manifests")
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(tiny_images(20)):
+        (tmp_path / "images" / f"{number}.png").write_bytes(image)
+    (script,) = [text for kind, text in BLOCKS if kind == "sh" and "monitoring.yaml" in text]
+    script = script.replace("-n team", f"-n {namespace}").replace("--version 2", "--version 2 -p look_s=0.5")
+    script += "\nflywheel traffic images --seconds 3 --platform cluster.yaml\n"
+    path = f"{Path(sys.executable).parent}:{kubectl_in(plane, tmp_path)}:{os.environ['PATH']}"
+    with users(world, "detector") as seen:
+        wait_for(lambda: seen.asked("v1") > 200)
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert weights(world, "detector") == {"v2": 100}
+    assert [one for one in seen.sent if one.status != 200] == []
+    assert "v2 was promoted" in done.stdout
+    apps = client.AppsV1Api(world.serving.objects.api.api_client)  # type: ignore[attr-defined]
+    wait_for(
+        lambda: apps.read_namespaced_deployment("flywheel-reconciler", namespace).status.available_replicas == 2, 90
+    )
+
+
+def kubectl_in(plane: ControlPlane, folder: Path) -> Path:
+    """A folder with the cluster's kubectl in it."""
+    place = folder / "bin"
+    place.mkdir()
+    shutil.copy(programs.path(plane.places, "kubectl"), place / "kubectl")
+    return place
