@@ -88,7 +88,8 @@ def service(
         "FLYWHEEL_HOST": "0.0.0.0",  # noqa: S104 - in the pod
     }
     name = service_name(endpoint, version)
-    probe = {"httpGet": {"path": f"/v2/models/{endpoint}/ready", "port": PORT}, "periodSeconds": 1}
+    # A busy server may be late: one that is taken out for that leaves its load to the others.
+    probe = {"httpGet": {"path": f"/v2/models/{endpoint}/ready", "port": PORT}, "periodSeconds": 1, "timeoutSeconds": 5}
     spec = {
         "predictor": {
             "minReplicas": pods.min_replicas,
