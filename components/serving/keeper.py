@@ -237,6 +237,8 @@ def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_POR
     def end(number: int, frame: FrameType | None) -> None:
         ended.set()
 
+    if isinstance(serving, KServe):
+        serving.patience_s = 0.0  # one endpoint's gateway must not keep the others waiting: `settle` comes again
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     if port:

@@ -213,6 +213,9 @@ def test_with_its_rights_and_no_more_it_does_all_that_in_pods(
         there.write(both(begun(there)))
         wait_for(lambda: weights(there) == {"v1": 100}, 60)
         pods = plane.kubectl("get", "pods", *mine, "-l", "app.kubernetes.io/name=flywheel-reconciler", "-o", "name")
-        logs = "".join(plane.kubectl("logs", *mine, pod) for pod in pods.split())
-        assert "did not renew its lease" in logs
-        assert "forbidden" not in logs.lower()
+
+        def logs() -> str:
+            return "".join(plane.kubectl("logs", *mine, pod) for pod in pods.split())
+
+        wait_for(lambda: "did not renew its lease" in logs(), 30)
+        assert "forbidden" not in logs().lower()

@@ -3,7 +3,7 @@
 What is told of the traffic is what Knative asks the ingress for, at every moment.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +430,13 @@ def untidy(there: There) -> str:
     return there.serving.untidy([there.serving.stated(homes[NAME])], homes)[NAME]
 
 
+class Untold:
+    """A registry that nobody tells."""
+
+    def tell(self, champions: Mapping[str, str]) -> None:
+        """Who is champion stays where it is."""
+
+
 def test_the_reconciler_takes_a_canary_back_and_brings_it_to_an_end(there: There, tmp_path: Path) -> None:
     lease = Lease(owner="run", seconds=15, renewed=1)
     state = there.serving.write(beside(there.first(), 0).but(lease=lease))
@@ -437,7 +444,7 @@ def test_the_reconciler_takes_a_canary_back_and_brings_it_to_an_end(there: There
     there.serving.write(beside(state, 10))
     there.until_shares(v1=90, v2=10)
     said, now = list[str](), [0.0]
-    keeper = Keeper(there.serving, LocalStore(f"file://{tmp_path}"), lambda told: None, said.append, lambda: now[0])
+    keeper = Keeper(there.serving, LocalStore(f"file://{tmp_path}"), Untold(), said.append, lambda: now[0])
     keeper.look({NAME: there.home()})
     now[0] += 16
     keeper.look({NAME: there.home()})

@@ -40,6 +40,8 @@ class KServe:
         assert platform.gateway is not None, "the platform's own check"
         self.gateway = platform.gateway
         self.namespace = platform.serving.removeprefix("kserve://")
+        self.patience_s = GONE_S
+        """Seconds that a write waits, at most, until the gateway sends nobody to a version that goes."""
         self._client = kubernetes.connect()
         self.objects = Objects(self._client, self.namespace)
 
@@ -73,7 +75,7 @@ class KServe:
                 if swap(self.objects, ROUTE, build.divided(found, self.namespace, written, former)):
                     break  # otherwise read again who was quicker: the gateway's status changes the object too
             if not same:
-                self._tidy(written, former, GONE_S)
+                self._tidy(written, former, self.patience_s)
         return written
 
     def observe(self, endpoint: str) -> dict[str, Observed]:
