@@ -81,6 +81,7 @@ def test_lines_are_heard_once_and_in_order_though_the_api_server_restarts(
     assert lines.count("done") == 1
 
 
+@pytest.mark.faults
 def test_a_training_that_loses_its_worker_and_then_its_store_ends_as_if_nothing_had_been(
     cluster_platform: Platform, tracking: str, s3: S3, digits: Path, namespace: str, tmp_path: Path
 ) -> None:
