@@ -16,7 +16,7 @@ from ..runtime.ports import RECONCILER, Counts, Serving, Store, Telemetry
 from .claim import LEASE_S, NAP_S, Claim, Lost
 from .diary import Begun, Diary, Ended
 from .evidence import Look, Replayed, Verdict, judge, since
-from .split import divided
+from .split import wrong_split
 
 UNREADY_S = 10.0
 """Seconds that a canary which was ready may be away; meanwhile it has no traffic."""
@@ -182,7 +182,7 @@ class Canary:
     def _wait_until_divided(self, weight: int) -> str:
         """Wait until the answers show the share that was asked for; what is wrong, if they do not in time."""
         deadline = time.monotonic() + DIVIDED_S
-        while problem := divided(self.means.answered_by, self.version, weight):
+        while problem := wrong_split(self.means.answered_by, self.version, weight):
             if time.monotonic() > deadline:
                 return f"the traffic is not divided as it should be: {problem}."
             self.claim.renew()

@@ -5,19 +5,20 @@ from collections.abc import Callable
 from scipy.stats import binomtest
 
 ENOUGH = 10
-"""Answers that the smaller share should get."""
+"""Answers that the smaller share should get, of LEAST in all or more."""
+LEAST = 100
 SURE = 1e-4
 """Chance of an answer count below which the share is another one. A gateway that takes turns is always within."""
 
 
-def divided(answered_by: Callable[[], str], version: str, weight: int) -> str:
+def wrong_split(answered_by: Callable[[], str], version: str, weight: int) -> str:
     """What is wrong with a version's share, or nothing.
 
     Args:
         answered_by: Asks the public address once, and gives the version that answered; empty for none.
         weight: The share that was asked for, in percent, above 0 and below 100.
     """
-    asked = -(-100 * ENOUGH // min(weight, 100 - weight))
+    asked = max(LEAST, -(-100 * ENOUGH // min(weight, 100 - weight)))
     found = sum(answered_by() == version for _ in range(asked))
     if binomtest(found, asked, weight / 100).pvalue >= SURE:
         return ""

@@ -29,9 +29,8 @@ QUICK: dict[str, object] = {
 class Users:
     """What users were answered so far."""
 
-    def __init__(self, stable: str = "v1") -> None:
+    def __init__(self) -> None:
         self.sent: list[Sent] = []
-        self.stable = stable
 
     def failed(self, *versions: str) -> list[Sent]:
         """Requests that these versions, or nobody, failed to answer."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kfp_flywheel.components.rollout import canary as canaries
 from kfp_flywheel.components.rollout.canary import Canary, Means
 from kfp_flywheel.components.rollout.evidence import Replayed
 from kfp_flywheel.components.rollout.stage import run
@@ -140,6 +141,28 @@ def test_an_equal_canary_is_promoted_step_by_step_and_the_ledger_tells_it(attend
     assert "v2 was promoted: 1.0% more failures" in state.reason
 
 
+def test_a_gateway_that_does_not_divide_holds_it(attended: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canaries, "DIVIDED_S", 0.0)
+    traffic = Traffic(attended)
+    ended = canary(attended, traffic, answered_by=lambda: "v1").roll()
+    assert (ended.decision, traffic.looks) == ("hold", 0)
+    assert ended.reason.startswith("the traffic is not divided as it should be: 0 of 100 answers came from v2")
+    assert weights(state_of(attended)) == {"v1": 100}
+
+
+def test_one_that_comes_and_goes_has_no_traffic_while_it_is_away_and_is_taken_back(attended: World) -> None:
+    traffic, naps = Traffic(attended), itertools.count()
+
+    def blink(seconds: float) -> None:
+        ready(attended, v1=True, v2=next(naps) % 4 < 2)
+
+    ended = canary(attended, traffic, pause=blink).roll()
+    assert ended.decision == "rollback"
+    assert "v2 does not stay up: its model is broken" in ended.reason
+    shares = [entry.weights.get("v2") for entry in ledger.history(attended.store, "detector")]
+    assert shares.count(0) >= 3, "away, it has no traffic"
+
+
 @pytest.mark.parametrize(("failed", "decision"), [(2, "rollback"), (0, "promote")])
 def test_failures_take_it_back(attended: World, failed: int, decision: str) -> None:
     ended = canary(attended, Traffic(attended, failed)).roll()
@@ -195,8 +218,8 @@ def test_silent_telemetry_decides_nothing_and_is_told(attended: World) -> None:
     held = Traffic(attended)
     held.silent = True
     attended.serving.write(with_champion(state_of(attended), ONE))
-    clock = iter(range(0, 10**6, 60))
-    ended = canary(attended, held, run="run-3", clock=lambda: float(next(clock))).roll()
+    brief = Rollout.of(look_s=1.0, max_seconds=100.0)
+    ended = canary(attended, held, run="run-3", settings=brief).roll()
     assert ended.decision == "hold"
 
 

@@ -1,0 +1,42 @@
+"""Whether a gateway divides as it was asked to, by who answers."""
+
+import itertools
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kfp_flywheel.components.rollout.split import wrong_split
+
+WEIGHTS = st.integers(1, 99)
+
+
+def in_turns(share: int) -> Callable[[], str]:
+    """A gateway that gives version 2 exactly this share, in percent."""
+    turn = itertools.count()
+    return lambda: "v2" if next(turn) * share % 100 < share else "v1"
+
+
+@settings(deadline=None)
+@given(weight=WEIGHTS)
+def test_a_gateway_that_takes_turns_divides(weight: int) -> None:
+    assert wrong_split(in_turns(weight), "v2", weight) == ""
+
+
+def test_a_gateway_that_draws_divides() -> None:
+    rng = random.Random(1)
+    wrong = [wrong_split(lambda: "v2" if rng.random() < 0.1 else "v1", "v2", 10) for _ in range(1000)]
+    assert sum(map(bool, wrong)) <= 1
+
+
+@pytest.mark.parametrize(("weight", "share"), [(10, 0), (10, 50), (10, 100), (50, 10), (50, 90), (1, 10), (90, 50)])
+def test_another_share_than_was_asked_for_is_seen(weight: int, share: int) -> None:
+    asked = {10: 100, 50: 100, 1: 1000, 90: 100}[weight]
+    assert wrong_split(in_turns(share), "v2", weight).endswith(
+        f" of {asked} answers came from v2, and {weight} % were asked for"
+    )
+
+
+def test_nobody_who_answers_is_no_share() -> None:
+    assert wrong_split(lambda: "", "v2", 10) == "0 of 100 answers came from v2, and 10 % were asked for"
