@@ -3,7 +3,7 @@ looks at."""
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kfp_flywheel.components.rollout.diary import Ended
 from kfp_flywheel.components.rollout.shadow import replay
 from kfp_flywheel.components.rollout.stage import Rolling, golden_asker
 from kfp_flywheel.components.runtime.artifacts import (
+    Box,
     DatasetVersion,
     EvalReport,
     Holdout,
@@ -40,8 +41,15 @@ TRUTH = ((0.25, 0.25, 0.3, 0.3), (0.7, 0.4, 0.2, 0.4), (0.5, 0.8, 0.5, 0.2))
 
 def tiny_dataset(store: Store, count: int = 40) -> DatasetVersion:
     """A holdout whose images have no boxes: the tiny model's F1 there is 0 or unknown, whatever its bias."""
+    return holdout(store, content_id(["tiny", count]), "tiny", ((image, ()) for image in tiny_images(count)))
+
+
+def holdout(
+    store: Store, id: str, name: str, labelled: Iterable[tuple[bytes, tuple[Box, ...]]], names: tuple[str, ...] = NAMES
+) -> DatasetVersion:
+    """A data version that is nothing but a holdout: encoded images and their boxes."""
     samples = []
-    for number, image in enumerate(tiny_images(count)):
+    for number, (image, boxes) in enumerate(labelled):
         height, width = decode(image).shape[:2]
         samples.append(
             Sample(
@@ -49,19 +57,19 @@ def tiny_dataset(store: Store, count: int = 40) -> DatasetVersion:
                 image=put_blob(store, image, ".png"),
                 width=width,
                 height=height,
-                boxes=(),
+                boxes=boxes,
                 split="test",
                 group=str(number),
             )
         )
     index = put_blob(store, to_lines(samples), ".jsonl")
     made = DatasetVersion(
-        id=content_id(["tiny", count]),
+        id=id,
         lineage=LINEAGE,
-        names=NAMES,
-        counts={"train": 0, "val": 0, "test": count},
+        names=names,
+        counts={"train": 0, "val": 0, "test": len(samples)},
         index=index,
-        holdouts=(Holdout(dataset="tiny", count=count, index=index),),
+        holdouts=(Holdout(dataset=name, count=len(samples), index=index),),
     )
     keep(store, made)
     return made

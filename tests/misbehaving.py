@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 from kfp_flywheel.components.recipes.detection.predict import Predictor, decode
-from kfp_flywheel.components.runtime.artifacts import DatasetVersion, Holdout, ModelPackage, Sample, content_id
+from kfp_flywheel.components.runtime.artifacts import DatasetVersion, ModelPackage, content_id
 from kfp_flywheel.components.runtime.blobs import put_blob
 from kfp_flywheel.components.runtime.manifests import keep
 from kfp_flywheel.components.runtime.packages import fetch_package
 from kfp_flywheel.components.runtime.ports import Store
-from kfp_flywheel.components.runtime.records import to_lines
 from onnx import helper, numpy_helper
 
-from tests.tiny import LINEAGE, tiny_images
+from tests.canaries import holdout
+from tests.tiny import tiny_images
 
 Step = tuple[str, Sequence[str], str, dict[str, object]]
 
@@ -102,10 +102,10 @@ def never_ready(store: Store, package: ModelPackage, other: ModelPackage) -> Mod
 
 def labelled_by(store: Store, package: ModelPackage, count: int = 120) -> DatasetVersion:
     """A holdout in which a package is always right: its own answers are the labels."""
-    samples = []
+    labelled = []
     with tempfile.TemporaryDirectory() as name:
         predictor = Predictor(fetch_package(store, package, Path(name)))
-        for number, image in enumerate(tiny_images(count)):
+        for image in tiny_images(count):
             pixels = decode(image)
             height, width = pixels.shape[:2]
             found = predictor.predict(pixels)
@@ -114,25 +114,5 @@ def labelled_by(store: Store, package: ModelPackage, count: int = 120) -> Datase
                 (int(kind), float(x1 + x2) / 2, float(y1 + y2) / 2, float(x2 - x1), float(y2 - y1))
                 for kind, (x1, y1, x2, y2) in zip(found.classes, np.clip(corners, 0, 1), strict=True)
             )
-            samples.append(
-                Sample(
-                    path=f"{number}.png",
-                    image=put_blob(store, image, ".png"),
-                    width=width,
-                    height=height,
-                    boxes=boxes,
-                    split="test",
-                    group=str(number),
-                )
-            )
-    index = put_blob(store, to_lines(samples), ".jsonl")
-    made = DatasetVersion(
-        id=content_id(["labelled", package.id, count]),
-        lineage=LINEAGE,
-        names=package.names,
-        counts={"train": 0, "val": 0, "test": count},
-        index=index,
-        holdouts=(Holdout(dataset="labelled", count=count, index=index),),
-    )
-    keep(store, made)
-    return made
+            labelled.append((image, boxes))
+    return holdout(store, content_id(["labelled", package.id, count]), "labelled", labelled, package.names)

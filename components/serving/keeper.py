@@ -115,7 +115,7 @@ class Keeper:
     def _states(self, routes: Mapping[str, Mapping[str, Any]]) -> list[EndpointState]:
         """The wanted states; each text is read once."""
         states = []
-        for name, found in list(routes.items()):
+        for name, found in routes.items():
             version = found["metadata"]["resourceVersion"]
             if self._read.get(name, ("",))[0] != version:
                 with self._trying(name):
@@ -200,22 +200,20 @@ class Routes:
 
     def __init__(self, serving: Kept, say: Callable[[str], None]) -> None:
         self._serving, self._say = serving, say
-        self._known = threading.Event()
-        self._found: dict[str, dict[str, Any]] = {}
+        self._found: dict[str, dict[str, Any]] | None = None
         threading.Thread(target=self._follow, daemon=True).start()
 
     def now(self) -> dict[str, dict[str, Any]] | None:
         """By name; None as long as nothing is known."""
-        return dict(list(self._found.items())) if self._known.is_set() else None
+        return self._found
 
     def _follow(self) -> None:
         while True:
             try:
                 for found in self._serving.objects.follow_all(self._serving.home, ENDPOINT, TICK_S):
                     self._found = found
-                    self._known.set()
             except AWAY as error:
-                self._known.clear()
+                self._found = None
                 self._say(f"routes cannot be followed: {str(error).partition(chr(10))[0]}")
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ from kfp_flywheel.components.runtime.manifests import find, keep
 from kfp_flywheel.components.runtime.wiring import World, connect
 from kubernetes import client
 
+from tests import servers
 from tests.canaries import release_of, roll
 from tests.servers import S3
 from tests.tiny import LINEAGE, tiny_images, tiny_package
 from tests.waiting import wait_for
 
 from . import programs
-from .control import ControlPlane
+from .control import NODE_IP, ControlPlane
 from .fixtures import REPO, platform_on
 from .prometheus import Prometheus
 from .rollouts import QUICK, users, weights
@@ -43,10 +45,12 @@ def released(world: World, version: str, package: ModelPackage) -> Release:
 
 @pytest.fixture
 def there(
-    namespace: str, s3: S3, serve_image: str, train_image: str, prometheus: Prometheus, tracking: str
-) -> Platform:
+    namespace: str, s3: S3, serve_image: str, train_image: str, prometheus: Prometheus, tmp_path: Path
+) -> Iterator[Platform]:
+    """A platform with an MLflow of its own: other tests have models of this name."""
     platform = platform_on(namespace, s3, serve=serve_image, steps=train_image)
-    return platform.but(tracking=tracking)
+    with servers.mlflow(tmp_path, NODE_IP) as url:
+        yield platform.but(tracking=url)
 
 
 def test_the_readme_is_followed(plane: ControlPlane, there: Platform, tmp_path: Path, namespace: str) -> None:

@@ -231,13 +231,11 @@ class Objects:
     def follow_all(self, kind: Kind, selector: str, tick_s: int) -> Iterator[dict[str, dict[str, Any]]]:
         """Give all objects with these labels by name: now, at each change, and at least every `tick_s` seconds.
 
-        The very same dictionary is given each time. It is read anew when the watch breaks, so nothing is missed.
+        What was given is never changed. All is read anew when the watch breaks, so nothing is missed.
         """
-        found: dict[str, dict[str, Any]] = {}
         while True:
             listed = patiently(lambda: self.api.list_namespaced_custom_object(*self.at(kind), label_selector=selector))
-            found.clear()
-            found.update((item["metadata"]["name"], item) for item in listed["items"])
+            found: dict[str, dict[str, Any]] = {item["metadata"]["name"]: item for item in listed["items"]}
             yield found
             try:
                 for event in watch.Watch().stream(
@@ -250,9 +248,9 @@ class Objects:
                 ):
                     name = event["object"]["metadata"].get("name")
                     if event["type"] == "DELETED":
-                        found.pop(name, None)
+                        found = {other: item for other, item in found.items() if other != name}
                     elif event["type"] in ("ADDED", "MODIFIED"):
-                        found[name] = event["object"]
+                        found = {**found, name: event["object"]}
                     yield found
             except (client.ApiException, urllib3.exceptions.HTTPError):
                 continue

@@ -9,7 +9,6 @@ when the right revision is ready. What is then still to be done is done by the n
 is one, or by `keep`.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from ..pods import MANAGED
 from . import build, revisions
 from .build import ENDPOINT, RUNTIME, SERVICE, STATE, VERSION
 from .revisions import KNATIVE_SERVICE, PERCENT, REVISION, Asked
-from .serving import package_of, present, said, sets, swap, trouble
+from .serving import after, first_of, package_of, present, refuse_changed, said, sets, swap, trouble
 
 
 class KnativeServing:
@@ -69,13 +68,8 @@ class KnativeServing:
                     continue
                 service = self.objects.get(SERVICE, state.endpoint)
                 before = state_of(home, service)
-                if (before.generation, before.edited) != (generation, state.edited):
-                    raise Conflict(
-                        f"endpoint {state.endpoint} was changed: it is at generation {before.generation}, not "
-                        f"{generation}{f', and {before.edited}' if before.edited else ''}.",
-                        "flywheel status shows who serves now",
-                    )
-                written = state.but(generation=generation + 1, edited="")
+                refuse_changed(before, generation, state.edited)
+                written = state.but(generation=after(generation), edited="")
                 if before.versions != written.versions:
                     self._rehearse(written, service)
                 if swap(self.objects, LEASE, _home(written, home)):
@@ -137,17 +131,12 @@ class KnativeServing:
             self._approach(endpoint)
 
     def _begin(self, state: EndpointState) -> int:
-        """Make the Lease of a new endpoint, and give the generation it has: greater than any that a deleted one had.
+        """Make the Lease of a new endpoint, and give the generation it has.
 
         Raises:
             Conflict: It is no new one: its Lease was deleted.
         """
-        if state.generation:
-            raise Conflict(
-                f"endpoint {state.endpoint} is gone: its Lease was deleted.",
-                "flywheel rollback brings its last champion back",
-            )
-        first = EndpointState(endpoint=state.endpoint, generation=int(time.time()))
+        first = first_of(state, self.home_kind)
         made = self.objects.create(LEASE, _home(first, None))
         return first.generation if made else state.generation
 

@@ -59,13 +59,8 @@ class KServe:
                     generation = self._begin(state)
                     continue
                 before = state_of(found)
-                if (before.generation, before.edited) != (generation, state.edited):
-                    raise Conflict(
-                        f"endpoint {state.endpoint} was changed: it is at generation {before.generation}, not "
-                        f"{generation}{f', and {before.edited}' if before.edited else ''}.",
-                        "flywheel status shows who serves now",
-                    )
-                written = state.but(generation=_after(generation), edited="")
+                refuse_changed(before, generation, state.edited)
+                written = state.but(generation=after(generation), edited="")
                 former = former_of(found)
                 if before.stable and before.stable != written.stable:
                     former = before.stable
@@ -158,12 +153,7 @@ class KServe:
         Raises:
             Conflict: It is no new one: its route was deleted.
         """
-        if state.generation:
-            raise Conflict(
-                f"endpoint {state.endpoint} is gone: its HTTPRoute was deleted.",
-                "flywheel rollback brings its last champion back",
-            )
-        first = EndpointState(endpoint=state.endpoint, generation=_after(0))
+        first = first_of(state, self.home_kind)
         empty = build.route(self.namespace, state.endpoint, self.gateway)
         made = self.objects.create(ROUTE, build.divided(empty, self.namespace, first, ""))
         return first.generation if made else state.generation
@@ -263,9 +253,45 @@ def swap(objects: Objects, kind: Kind, wanted: dict[str, Any]) -> bool:
     return True
 
 
-def _after(generation: int) -> int:
-    """The next generation: later than all before, also those of a route that was deleted, or is restored from Git."""
+def after(generation: int) -> int:
+    """The next generation: later than all before, also those of an endpoint that was deleted, or restored from Git."""
     return max(generation + 1, int(time.time() * 1000))
+
+
+def first_of(state: EndpointState, home: str) -> EndpointState:
+    """The first state of an endpoint that is not there, before anything is wanted of it.
+
+    Args:
+        state: What is to be written.
+        home: Kind of the object that holds the state.
+
+    Raises:
+        Conflict: It was there when the state was read.
+    """
+    if state.generation:
+        raise Conflict(
+            f"endpoint {state.endpoint} is gone: its {home} was deleted.",
+            "flywheel rollback brings its last champion back",
+        )
+    return EndpointState(endpoint=state.endpoint, generation=after(0))
+
+
+def refuse_changed(before: EndpointState, generation: int, edited: str) -> None:
+    """See that nobody changed an endpoint since it was read.
+
+    Args:
+        before: What it is now.
+        generation, edited: As they were read.
+
+    Raises:
+        Conflict: Somebody did.
+    """
+    if (before.generation, before.edited) != (generation, edited):
+        raise Conflict(
+            f"endpoint {before.endpoint} was changed: it is at generation {before.generation}, not "
+            f"{generation}{f', and {before.edited}' if before.edited else ''}.",
+            "flywheel status shows who serves now",
+        )
 
 
 def state_of(found: Mapping[str, Any]) -> EndpointState:

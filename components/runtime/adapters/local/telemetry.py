@@ -25,7 +25,7 @@ class LocalTelemetry:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        return httpx.Client(trust_env=False, timeout=5)
+        return httpx.Client(trust_env=False, timeout=5, limits=httpx.Limits(max_keepalive_connections=0))
 
     def counts(self, endpoint: str) -> dict[str, Counts]:
         url = self._serving.url(endpoint)

@@ -65,7 +65,7 @@ class Prometheus:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        return httpx.Client(trust_env=False, timeout=5)
+        return httpx.Client(trust_env=False, timeout=5, limits=httpx.Limits(max_keepalive_connections=0))
 
     def counts(self, endpoint: str) -> dict[str, Counts]:
         samples = self._ask(query_of(self.dialect, self.namespace, endpoint))
