@@ -73,6 +73,7 @@ def status(endpoint: str, platform: Platform) -> dict[str, Any]:
     versions = {
         name: {
             "weight": served.weight,
+            "shadow": served.shadow,
             "ready": name in seen and seen[name].ready,
             "reason": seen[name].reason if name in seen else "nobody serves it; next: flywheel serve",
             "release": f"{served.release.model} {served.release.version}",
@@ -104,5 +105,6 @@ def show_status(found: dict[str, Any]) -> None:
     table = Table("version", "traffic", "ready", "release", "package", "data")
     for name, version in found["versions"].items():
         ready = "yes" if version["ready"] else f"no: {version['reason']}"
-        table.add_row(name, f"{version['weight']} %", ready, version["release"], version["package"], version["dataset"])
+        traffic = "copies" if version["shadow"] else f"{version['weight']} %"
+        table.add_row(name, traffic, ready, version["release"], version["package"], version["dataset"])
     console.print(table)

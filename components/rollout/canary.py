@@ -16,7 +16,7 @@ from ..runtime.ports import RECONCILER, Counts, Serving, Store, Telemetry
 from .claim import LEASE_S, NAP_S, Claim, Lost
 from .diary import Begun, Diary, Ended
 from .evidence import Look, Replayed, Verdict, judge, since
-from .split import wrong_split
+from .split import not_copied, wrong_split
 
 UNREADY_S = 10.0
 """Seconds that a canary which was ready may be away; meanwhile it has no traffic."""
@@ -141,33 +141,35 @@ class Canary:
         return f"{self.version} did not answer within {limit:g} s: {told or 'starting'}"
 
     def _look_on(self, begun: Begun, replayed: Replayed) -> Verdict:
-        looks, weight, away, falls, idle = self.diary.looks(), 0, 0.0, 0, 0.0
-        last = self._counts()
+        looks, away, falls, idle = self.diary.looks(), 0.0, 0, 0.0
+        last, share = self._counts(), None
         while True:
             found = judge(begun.stable, looks, replayed, self.settings)
             if found.decision != "go":
                 return found
-            if found.weight != weight and not away:
-                weight = found.weight
-                self.claim.share(weight)
-                self.means.tell(f"{self.version} has {weight} % of the traffic: {found.reason}")
-                if problem := self._wait_until_divided(weight):
-                    return Verdict("hold", problem, weight, found.checks)
+            if found.weight != share and not away:
+                share = found.weight
+                self.claim.share(share, shadow=share == 0)
+                what = f"{share} % of the traffic" if share else "a copy of each request, and nobody gets its answers"
+                self.means.tell(f"{self.version} has {what}: {found.reason}")
+                if problem := self._wait_until_divided(share):
+                    return Verdict("hold", problem, share, found.checks)
             self._pause()
             seen = self.means.serving.observe(self.settings.endpoint).get(self.version)
             away = 0.0 if seen and seen.ready else away + self.settings.look_s
             if away:
                 why = (seen.reason if seen else "") or "it is not ready"
-                falls += weight > 0
+                falls += share is not None
                 if away >= UNREADY_S or falls >= FALLS:
-                    return Verdict("rollback", f"{self.version} does not stay up: {why}", weight, found.checks)
-                if weight:
-                    weight = 0
-                    self.claim.share(weight)
+                    return Verdict("rollback", f"{self.version} does not stay up: {why}", share or 0, found.checks)
+                if share is not None:
+                    share = None
+                    self.claim.share(0)
                     self.means.tell(f"{self.version} is away, and {self.stable} has all of the traffic: {why}")
             counts = self._counts()
             canary, stable = (self._since(name, counts, last) for name in (self.version, self.stable))
-            look = Look(at=self.means.clock(), weight=weight, canary=canary, stable=stable)
+            at, shadow = self.means.clock(), share == 0
+            look = Look(at=at, weight=share or 0, shadow=shadow, canary=canary, stable=stable)
             idle = 0.0 if canary.requests + stable.requests else idle + self.settings.look_s
             if counts is not None and IDLE_S <= idle < IDLE_S + self.settings.look_s:
                 self.means.tell("no requests come, so nothing can be shown; next: flywheel traffic FOLDER")
@@ -178,6 +180,8 @@ class Canary:
                 state = self.means.serving.read(self.settings.endpoint)
                 raise Lost(state, "another process is at work on this very rollout.") from error
             looks.append(look)
+            if problem := not_copied(looks):
+                return Verdict("hold", problem, 0, found.checks)
 
     def _wait_until_divided(self, weight: int) -> str:
         """Wait until the answers show the share that was asked for; what is wrong, if they do not in time."""

@@ -63,7 +63,7 @@ class Claim:
                 self._outlive(state.lease)
                 continue
             both = {
-                self.stable: state.versions[self.stable].but(weight=100),
+                self.stable: state.versions[self.stable].alone(),
                 self.version: Served(release=self.release, weight=0),
             }
             if self._write(state.but(versions=both), f"{self.version} is tried beside {self.stable}."):
@@ -81,21 +81,26 @@ class Claim:
         if time.monotonic() - self._renewed > LEASE_S / 3:
             self._change(lambda found: found, "")
 
-    def share(self, weight: int) -> None:
-        """Give the release a share of the traffic, in percent."""
+    def share(self, weight: int, shadow: bool = False) -> None:
+        """Give the release a share of the traffic, in percent; in the shadow it is sent a copy of each request.
+
+        Raises:
+            UserError: The gateway copies no requests.
+        """
 
         def divide(state: EndpointState) -> EndpointState:
             stable, mine = state.versions[self.stable], state.versions[self.version]
-            both = {self.stable: stable.but(weight=100 - weight), self.version: mine.but(weight=weight)}
-            return state.but(versions=both)
+            mine = mine.but(weight=weight, shadow=shadow)
+            return state.but(versions={self.stable: stable.but(weight=100 - weight), self.version: mine})
 
-        self._change(divide, f"{self.version} has {weight} % of the traffic.")
+        what = "a copy of each request" if shadow else f"{weight} % of the traffic"
+        self._change(divide, f"{self.version} has {what}.")
 
     def promote(self, reason: str) -> None:
         """Make the release the champion, alone."""
 
         def alone(state: EndpointState) -> EndpointState:
-            mine = state.versions[self.version].but(weight=100)
+            mine = state.versions[self.version].alone()
             return state.but(stable=self.version, versions={self.version: mine}, lease=None, since=self.clock())
 
         self._change(alone, reason)
@@ -104,7 +109,7 @@ class Claim:
         """Leave the champion alone; no error if it is so already, and entered into the ledger all the same."""
 
         def without(state: EndpointState) -> EndpointState:
-            return state.but(versions={self.stable: state.versions[self.stable].but(weight=100)}, lease=None)
+            return state.but(versions={self.stable: state.versions[self.stable].alone()}, lease=None)
 
         state = self.serving.read(self.endpoint)
         if self.version in state.versions or state.lease:

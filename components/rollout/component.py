@@ -25,7 +25,8 @@ def rollout(
         config: Id of the run's configuration, from resolve.
         endpoint: Name of the endpoint.
         ready_timeout_s: Seconds that the release may take to answer.
-        canary_steps: The canary's shares of the traffic in percent, rising; 100 is promotion.
+        canary_steps: The canary's shares of the traffic in percent, rising; 100 is promotion. With 0 it is first sent a
+            copy of each request, and nobody gets its answers.
         step_requests: Requests to the canary before its share grows.
         max_requests: Requests to both after which an undecided canary is taken away.
         max_seconds: Seconds after which an undecided canary is taken away.

@@ -23,7 +23,7 @@ def promote(store: Store, serving: Serving, endpoint: str, by: str, now: float) 
                 f"endpoint {endpoint} has no canary: {state.stable or 'nothing'} serves alone.",
                 "flywheel rollout --version N tries a release that is registered",
             )
-        alone = {canaries[0]: state.versions[canaries[0]].but(weight=100)}
+        alone = {canaries[0]: state.versions[canaries[0]].alone()}
         reason = f"{canaries[0]} was promoted by hand."
         wanted = state.but(stable=canaries[0], versions=alone, lease=None, since=now, changed=now, by=by, reason=reason)
         if written := _write(store, serving, wanted):
@@ -40,7 +40,7 @@ def rollback(store: Store, serving: Serving, endpoint: str, by: str, now: float)
         state = serving.read(endpoint)
         canaries = [name for name in state.versions if name != state.stable]
         if canaries:
-            stable = {name: served.but(weight=100) for name, served in state.versions.items() if name == state.stable}
+            stable = {name: served.alone() for name, served in state.versions.items() if name == state.stable}
             reason = f"{', '.join(canaries)} was taken back by hand."
             wanted = state.but(versions=stable, lease=None, changed=now, by=by, reason=reason)
         else:

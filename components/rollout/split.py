@@ -1,8 +1,10 @@
 """Whether the traffic is divided as it was asked for: by counting who answers, never by what a specification says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scipy.stats import binomtest
+
+from .evidence import Look
 
 ENOUGH = 10
 """Answers that the smaller share should get, of LEAST in all or more."""
@@ -16,10 +18,19 @@ def wrong_split(answered_by: Callable[[], str], version: str, weight: int) -> st
 
     Args:
         answered_by: Asks the public address once, and gives the version that answered; empty for none.
-        weight: The share that was asked for, in percent, above 0 and below 100.
+        weight: The share that was asked for, in percent, below 100.
     """
-    asked = max(LEAST, -(-100 * ENOUGH // min(weight, 100 - weight)))
+    asked = max(LEAST, -(-100 * ENOUGH // (min(weight, 100 - weight) or 100)))
     found = sum(answered_by() == version for _ in range(asked))
     if binomtest(found, asked, weight / 100).pvalue >= SURE:
         return ""
     return f"{found} of {asked} answers came from {version}, and {weight} % were asked for"
+
+
+def not_copied(looks: Sequence[Look]) -> str:
+    """What is wrong with a gateway that is to copy requests, or nothing: by what the copies' receiver counts."""
+    copied = [look for look in looks if look.shadow]
+    asked, found = (sum(getattr(look, who).requests for look in copied) for who in ("stable", "canary"))
+    if found or asked < 2 * LEAST:
+        return ""
+    return f"the gateway copied none of {asked} requests; take 0 out of canary_steps."

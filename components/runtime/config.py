@@ -131,7 +131,9 @@ class Rollout(Section):
     endpoint: Annotated[Name, "Name of the endpoint"] = "detector"
     ready_timeout_s: Annotated[float, Meta(gt=0, le=86_400), "Seconds a new version may take to answer"] = 300.0
     canary_steps: Annotated[
-        str, Meta(pattern=r"^[0-9]{1,3}(,[0-9]{1,3})*$"), "Canary's shares of the traffic in percent; 100 is promotion"
+        str,
+        Meta(pattern=r"^[0-9]{1,3}(,[0-9]{1,3})*$"),
+        "Canary's shares of the traffic in percent; 0 is copies of requests",
     ] = "10,50,100"
     step_requests: Annotated[int, Meta(ge=1, le=10**9), "Canary's requests before its share grows"] = 100
     max_requests: Annotated[int, Meta(ge=1, le=10**9), "Requests after which an undecided canary goes"] = 10_000
@@ -147,12 +149,15 @@ class Rollout(Section):
 
     def __post_init__(self) -> None:
         rising = list(self.shares) == sorted(set(self.shares))
-        if not self.shares or not rising or self.shares[0] < 1 or self.shares[-1] > 99:
-            raise ValueError("`canary_steps` are not rising shares between 1 and 100, one of them below 100")
+        if not self.shares or not rising or self.shares[-1] > 99:
+            raise ValueError("`canary_steps` are not rising shares between 0 and 100, one of them below 100")
 
     @property
     def shares(self) -> tuple[int, ...]:
-        """The canary's shares below 100 percent: with 100 it is the champion, and there is nothing to compare."""
+        """The canary's shares below 100 percent: with 100 it is the champion, and there is nothing to compare.
+
+        With 0 it is in the shadow: it is sent a copy of each request, and nobody gets its answers.
+        """
         return tuple(share for share in map(int, self.canary_steps.split(",")) if share != 100)
 
 

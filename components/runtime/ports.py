@@ -102,10 +102,20 @@ ANSWERED_BY = "x-flywheel-version"
 
 
 class Served(Record):
-    """One version in an endpoint's wanted state."""
+    """One version in an endpoint's wanted state.
+
+    Args:
+        weight: Its share of the traffic in percent.
+        shadow: Whether it is sent a copy of each request, beside the version that answers; nobody gets its answers.
+    """
 
     release: Release
     weight: int
+    shadow: bool = False
+
+    def alone(self) -> "Served":
+        """The same, with all of the traffic."""
+        return self.but(weight=100, shadow=False)
 
 
 class Lease(Record):
@@ -154,6 +164,11 @@ class EndpointState(Record):
     def champion(self) -> Release | None:
         return self.versions[self.stable].release if self.stable else None
 
+    @property
+    def shadow(self) -> str | None:
+        """Name of the version that is sent copies, if there is one."""
+        return next((version for version, served in self.versions.items() if served.shadow), None)
+
 
 class Observed(Record):
     """What a version truly does: whether it answers, where it is asked alone, and if it does not answer why."""
@@ -173,6 +188,7 @@ class Serving(Protocol):
 
         Raises:
             Conflict: Somebody changed it first.
+            UserError: A version is to be sent copies, and the gateway cannot do that.
         """
         ...
 

@@ -20,6 +20,8 @@ from .metrics import BUCKETS, Rows, is_refusal
 
 MAX_BODY = 32 << 20
 TIMEOUT_S = 60.0
+MAX_COPIES = 64
+"""Copies of requests at once; beyond that none is made, so a slow canary in the shadow slows nobody."""
 _NOT_FORWARDED = frozenset(
     ("host", "connection", "keep-alive", "transfer-encoding", "content-length", "expect", "upgrade", "te", "trailer")
 )
@@ -56,10 +58,12 @@ class Backend:
 
 @dataclass(frozen=True)
 class Route:
-    """Where an endpoint's requests go: ready versions by weight (all > 0), and the name of the stable one."""
+    """Where an endpoint's requests go: ready versions by weight (all > 0), the name of the stable one, and who is sent
+    a copy."""
 
     stable: str | None = None
     backends: Mapping[Backend, int] = field(default_factory=dict)
+    shadow: Backend | None = None
     why_not: str = "nothing is wanted there"
 
     def pick(self, roll: float, but: Backend | None = None) -> Backend | None:
@@ -96,6 +100,7 @@ class Gateway:
             buckets=BUCKETS,
         )
         self._rows = Rows()
+        self._copies: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> tuple[web.AppRunner, int]:
         """Listen, and give the runner to clean up and the port.
@@ -127,6 +132,8 @@ class Gateway:
         return runner, runner.addresses[0][1]
 
     async def _close(self, _: web.Application) -> None:
+        for copy in self._copies:
+            copy.cancel()
         await self._session.close()
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -169,7 +176,20 @@ class Gateway:
                     answer = _error(502, f"{backend.version} of {endpoint} cannot be reached.")
         answer.headers[ANSWERED_BY] = backend.version
         self._count(request, backend.version, answer.status, started)
+        if route.shadow and len(self._copies) < MAX_COPIES:
+            copy = asyncio.create_task(self._copy(route.shadow, request, headers, body))
+            self._copies.add(copy)
+            copy.add_done_callback(self._copies.discard)
         return answer
+
+    async def _copy(self, backend: Backend, request: web.Request, headers: dict[str, str], body: bytes) -> None:
+        """Ask a version what another one has answered, and count how it does."""
+        started = time.perf_counter()
+        try:
+            code = (await self._ask(backend, request, headers, body)).status
+        except aiohttp.ClientConnectorError:
+            code = 502
+        self._count(request, backend.version, code, started)
 
     async def _ask(self, backend: Backend, request: web.Request, headers: dict[str, str], body: bytes) -> web.Response:
         with backend:

@@ -41,7 +41,7 @@ def take_back(serving: Serving, store: Store, state: EndpointState, now: float) 
     """
     assert state.lease is not None
     gone = ", ".join(name for name in state.versions if name != state.stable)
-    stable = {name: served.but(weight=100) for name, served in state.versions.items() if name == state.stable}
+    stable = {name: served.alone() for name, served in state.versions.items() if name == state.stable}
     reason = f"{gone or 'nothing'} was taken back: run {state.lease.owner} did not renew its lease of "
     reason += f"{state.lease.seconds:g} s."
     written = serving.write(state.but(versions=stable, lease=None, changed=now, by=RECONCILER, reason=reason))

@@ -98,23 +98,24 @@ class Endpoint:
                 self._backends.pop(key, None)
             if replica.ready and key not in self._backends:
                 self._backends[key] = Backend(key[0], replica.url)
-        self._route(state, steps.route)
+        shadow = next((self._backends.get(key) for key in wanted if key[0] == state.shadow), None)
+        self._route(state, steps.route, shadow)
         for key in sorted(steps.stop):
             task = asyncio.create_task(self._end(self._replicas.pop(key), self._backends.pop(key, None)))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
         self._report()
 
-    def _route(self, state: EndpointState, weights: Mapping[Key, int]) -> None:
+    def _route(self, state: EndpointState, weights: Mapping[Key, int], shadow: Backend | None) -> None:
         backends = {self._backends[key]: weight for key, weight in weights.items()}
         why_not = "; ".join(
             f"{name}: {replica.reason or 'starting'}"
             for (name, _), replica in self._replicas.items()
             if not replica.ready
         )
-        old = self._gateway.routes.get(self.name)
-        if old is None or old.backends != backends or old.stable != state.stable or old.why_not != why_not:
-            self._gateway.routes[self.name] = Route(state.stable, backends, why_not or "nothing is wanted there")
+        route = Route(state.stable, backends, shadow, why_not or "nothing is wanted there")
+        if self._gateway.routes.get(self.name) != route:
+            self._gateway.routes[self.name] = route
 
     async def _end(self, replica: Replica, backend: Backend | None) -> None:
         if backend:
@@ -179,7 +180,13 @@ class Reconciler:
             state = self._states[name]
         if self._leases.expired(state):
             state = self._take_back(state)
-        split = ", ".join(f"{version} {served.weight} %" for version, served in state.versions.items()) or "nothing"
+        split = (
+            ", ".join(
+                f"{version} {served.weight} %{' and copies' if served.shadow else ''}"
+                for version, served in state.versions.items()
+            )
+            or "nothing"
+        )
         wanted = f"{name}: wanted is {split}: {state.reason or 'no reason given'}"
         if self._told.get(name) != wanted:
             self._told[name] = wanted

@@ -323,3 +323,9 @@ def test_what_two_revisions_cannot_do_is_the_users_to_mend() -> None:
         revisions.refuse_indivisible(wanted(1, 2, 100))
     with pytest.raises(UserError, match="mode: standard"):
         revisions.refuse_indivisible(state.but(stable=None))
+    shadowed = state.versions | {
+        "v1": state.versions["v1"].alone(),
+        "v2": state.versions["v2"].but(weight=0, shadow=True),
+    }
+    with pytest.raises(UserError, match="no requests"):
+        revisions.refuse_indivisible(state.but(versions=shadowed))

@@ -1,21 +1,18 @@
-"""A node that runs real pods on this machine: containerd, kubelet, kube-proxy, CoreDNS, and a registry of images.
+"""What runs real pods here: machines, kube-proxy, CoreDNS, and a registry of images.
 
 Needs root and PACKAGES of Debian's.
 """
 
-import json
 import os
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 import yaml
 
-from tests.waiting import wait_for
-
 from . import images, programs
 from .control import NODE, NODE_IP, PODS, ControlPlane
+from .machine import Machine
 from .processes import answers
 
 NEEDED = (
@@ -28,12 +25,15 @@ PACKAGES = (
 )
 
 
+SECOND = "second"
+
+
 class Node:
-    """One node beside a control plane that is up."""
+    """One node beside a control plane that is up, and on demand a second one."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane, self.places, self.processes = plane, plane.places, plane.processes
-        self.socket = self.places.run / "containerd.sock"
+        self.machine, self.second = (Machine(plane, name, number) for number, name in enumerate((NODE, SECOND)))
 
     def up(self) -> None:
         """Start what does not run, and wait until the node is ready.
@@ -46,92 +46,26 @@ class Node:
         if missing:
             raise RuntimeError(f"{', '.join(missing)} not found; next: apt-get install -y {PACKAGES}")
         subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
-        self._containerd()
         self._registry()
-        images.load(self.places, self.ctr, self.plane.say)
         self._dns()
-        self._kubelet()
+        self._proxy()
+        self.machine.up()
         self.plane.ready("coredns", lambda: answers("http://127.0.0.1:8382/ready"), 30)
-        self.plane.ready("kubelet", self._is_ready, 60)
+        self.machine.ready()
 
     def down(self) -> None:
-        """Remove all pods while their kubelet lives (they outlive it), then end it."""
-        if self.processes.find("kubelet") and self.processes.find("kube-apiserver"):
+        """Remove all pods while their kubelets live (they outlive it), then end them."""
+        if self.processes.find(self.machine.kubelet) and self.processes.find("kube-apiserver"):
             for name in ("traefik", "kserve", "kuberay", "kube-controller-manager", "kube-scheduler"):
                 self.processes.stop(name)  # nobody is left to make new ones
             self.plane.kubectl("delete", "pods", "-A", "--all", "--grace-period=1", "--timeout=60s")
-        for name in ("kube-proxy", "kubelet", "coredns"):
-            self.processes.stop(name)
-        if self.processes.find("containerd"):
-            for task in self.ctr("tasks", "ls", "-q").split():
-                self.ctr("tasks", "rm", "-f", task)
-        for name in ("containerd", "registry"):
+        for machine in (self.second, self.machine):
+            machine.down()
+        for name in ("kube-proxy", "coredns", "registry"):
             self.processes.stop(name)
         if os.geteuid() == 0:
             subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
             _remove_rules()
-            _unmount(self.places.root)
-
-    def ctr(self, *arguments: str) -> str:
-        """containerd's own client, in Kubernetes' namespace."""
-        command = ["ctr", "-a", str(self.socket), "-n", "k8s.io", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    def _is_ready(self) -> bool:
-        try:
-            self.plane.kubectl("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s")
-        except RuntimeError:
-            return False
-        return True
-
-    def _containerd(self) -> None:
-        network = self.places.run / "cni"
-        network.mkdir(exist_ok=True)
-        bridge = {
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": True,
-            "ipMasq": False,
-            "hairpinMode": True,
-            "ipam": {
-                "type": "host-local",
-                "dataDir": f"{self.places.data}/cni",
-                "routes": [{"dst": "0.0.0.0/0"}],
-                "ranges": [[{"subnet": PODS, "gateway": NODE_IP}]],
-            },
-        }
-        ports = {"type": "portmap", "capabilities": {"portMappings": True}}
-        chain = {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, ports]}
-        (network / "10-bridge.conflist").write_text(json.dumps(chain))
-        config = self.places.run / "containerd.toml"
-        config.write_text(
-            f"""version = 2
-root = "{self.places.data}/containerd"
-state = "{self.places.run}/containerd"
-oom_score = 0
-[grpc]
-  address = "{self.socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{images.PAUSE}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    default_runtime_name = "runc"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        SystemdCgroup = false
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "{network}"
-"""
-        )
-        self.processes.start("containerd", "containerd", "--config", config, "--log-level=warn")
-        wait_for(self._containerd_answers, 30, "containerd")
-
-    def _containerd_answers(self) -> bool:
-        return subprocess.run(["ctr", "-a", str(self.socket), "version"], capture_output=True).returncode == 0
 
     def _registry(self) -> None:
         config = self.places.run / "registry.yaml"
@@ -166,61 +100,11 @@ oom_score = 0
         )
         self.processes.start("coredns", programs.path(self.places, "coredns"), "-conf", corefile)
 
-    def _kubelet(self) -> None:
-        keys, kubeconfig = self.places.keys, f"--kubeconfig={self.places.kubeconfig}"
-        (self.places.run / "resolv.conf").write_text("")
-        config = self.places.run / "kubelet.yaml"
-        config.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "kubelet.config.k8s.io/v1beta1",
-                    "kind": "KubeletConfiguration",
-                    "authentication": {
-                        "anonymous": {"enabled": False},
-                        "webhook": {"enabled": False},
-                        "x509": {"clientCAFile": f"{keys}/ca.crt"},
-                    },
-                    "authorization": {"mode": "AlwaysAllow"},
-                    "tlsCertFile": f"{keys}/kubelet.crt",
-                    "tlsPrivateKeyFile": f"{keys}/kubelet.key",
-                    "cgroupDriver": "cgroupfs",
-                    "containerRuntimeEndpoint": f"unix://{self.socket}",
-                    "failSwapOn": False,
-                    "failCgroupV1": False,
-                    "oomScoreAdj": 0,
-                    "maxOpenFiles": 20000,
-                    "imageGCHighThresholdPercent": 100,
-                    "imageGCLowThresholdPercent": 99,
-                    "evictionHard": {
-                        "memory.available": "100Mi",
-                        "nodefs.available": "1%",
-                        "imagefs.available": "1%",
-                        "nodefs.inodesFree": "1%",
-                        "imagefs.inodesFree": "1%",
-                    },
-                    "clusterDNS": [NODE_IP],
-                    "clusterDomain": "cluster.local",
-                    "resolvConf": str(self.places.run / "resolv.conf"),
-                    "address": NODE_IP,
-                    "readOnlyPort": 0,
-                    "healthzBindAddress": "127.0.0.1",
-                }
-            )
-        )
-        self.processes.start(
-            "kubelet",
-            programs.path(self.places, "kubelet"),
-            kubeconfig,
-            f"--config={config}",
-            f"--root-dir={self.places.data}/kubelet",
-            f"--cert-dir={self.places.data}/kubelet/pki",
-            f"--hostname-override={NODE}",
-            f"--node-ip={NODE_IP}",
-        )
+    def _proxy(self) -> None:
         self.processes.start(
             "kube-proxy",
             programs.path(self.places, "kube-proxy"),
-            kubeconfig,
+            f"--kubeconfig={self.places.kubeconfig}",
             f"--hostname-override={NODE}",
             "--proxy-mode=iptables",
             "--masquerade-all",
@@ -244,10 +128,3 @@ def _remove_rules() -> None:
         for line in lines:
             if line.startswith(":KUBE-"):
                 subprocess.run(["iptables", "-t", table, "-X", line[1:].split()[0]], check=True)
-
-
-def _unmount(folder: Path) -> None:
-    """What containers and the kubelet left mounted below a folder, the deepest first."""
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for mount in sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True):
-        subprocess.run(["umount", "--lazy", mount], check=True)

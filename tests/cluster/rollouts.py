@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 from kfp_flywheel.components.runtime.adapters.kserve.build import SERVICE
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.artifacts import Release
 from kfp_flywheel.components.runtime.wiring import World
+from kfp_flywheel.components.serving.client import infer
 from kfp_flywheel.pipelines.traffic import Sent, send
 
 from tests.canaries import roll
@@ -80,3 +81,10 @@ def servers(endpoint: str, version: str) -> Iterator[psutil.Process]:
             continue
         if (env.get("FLYWHEEL_NAME"), env.get("FLYWHEEL_VERSION")) == (endpoint, version):
             yield process
+
+
+def answers(url: str, endpoint: str) -> str:
+    """The version that answers now; empty for none."""
+    with suppress(Exception):
+        return infer(url, endpoint, tiny_images()[0], shadow=True).version
+    return ""

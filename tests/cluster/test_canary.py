@@ -4,13 +4,17 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import pytest
 from kfp_flywheel.components.rollout.diary import Ended
 from kfp_flywheel.components.runtime import ledger
+from kfp_flywheel.components.runtime.adapters.kserve import build
+from kfp_flywheel.components.runtime.adapters.kserve.build import COPIER, ROUTE
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.prometheus.telemetry import Prometheus
 from kfp_flywheel.components.runtime.artifacts import ModelPackage, Release
-from kfp_flywheel.components.runtime.errors import PlatformError
+from kfp_flywheel.components.runtime.errors import PlatformError, UserError
 from kfp_flywheel.components.runtime.ports import Counts
 from kfp_flywheel.components.runtime.wiring import World
 from kfp_flywheel.components.serving.client import infer
@@ -76,6 +80,54 @@ def test_errors_take_it_back(served: World) -> None:
     assert "failures" in ended.reason
     assert 0 < len(seen.failed("v2")) < 30
     taken_back(served, "errors", seen)
+
+
+def left_of_copying(world: World) -> set[str]:
+    """Names of trials, and of TraefikServices."""
+    assert isinstance(world.serving, KServe)
+    routes = {item["metadata"]["name"] for item in world.serving.objects.list(ROUTE, "")}
+    copiers = {item["metadata"]["name"] for item in world.serving.objects.list(COPIER, "")}
+    return {name for name in routes if "copied" in name} | copiers
+
+
+def test_in_the_shadow_of_live_requests_errors_are_found_and_no_user_gets_one(served: World) -> None:
+    """Traefik accepts Gateway API's way to copy and fails then: that is seen beside the endpoint; its own is used."""
+    settings: dict[str, object] = {"canary_steps": "0,10", "step_requests": 200}
+    ended, seen, _ = tried(served, "shadow", lambda package: broken(served.store, package, 0.2), **settings)
+    assert ended.decision == "rollback"
+    assert "failures" in ended.reason
+    assert seen.asked("v2") == 0
+    assert [one for one in seen.sent if one.status != 200] == []
+    assert weights(served, "shadow") == {"v1": 100}
+    wait_for(lambda: left_of_copying(served) == set(), 30)
+
+
+def test_from_the_shadow_a_good_canary_goes_on_to_its_share(served: World) -> None:
+    settings: dict[str, object] = {"canary_steps": "0,50", "step_requests": 60}
+    ended, seen, _ = tried(served, "lit", lambda package: tiny_package(served.store, bias=1.001), **settings)
+    assert ended.decision == "promote", ended.reason
+    assert [one for one in seen.sent if one.status != 200] == []
+    reasons = [entry.reason for entry in ledger.history(served.store, "lit")]
+    assert "v2 has a copy of each request." in reasons
+    assert "v2 has 50 % of the traffic." in reasons
+    wait_for(lambda: left_of_copying(served) == set(), 30)
+
+
+def test_where_the_gateway_copies_nothing_that_is_said(served: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = build.copier
+
+    def copies_nothing(*given: Any) -> dict[str, Any]:
+        made = true(*given)
+        made["spec"]["mirroring"]["mirrors"] = []
+        return made
+
+    monkeypatch.setattr(build, "copier", copies_nothing)
+    one, two = (release_of(served.store, str(n), tiny_package(served.store, bias=n)) for n in (1, 2))
+    install(served, "dark", one)
+    with pytest.raises(UserError, match="copies no requests to v2: RequestMirror and TraefikService were tried"):
+        roll(served, two, one, "dark", print, **QUICK | {"canary_steps": "0,50"}, endpoint="dark")
+    assert weights(served, "dark") == {"v1": 100}
+    wait_for(lambda: left_of_copying(served) == set(), 30)
 
 
 def test_slowness_takes_it_back(served: World) -> None:

@@ -21,18 +21,18 @@ from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.artifacts import Release
 from kfp_flywheel.components.runtime.config import Pods
 from kfp_flywheel.components.runtime.wiring import World, connect
-from kfp_flywheel.components.serving.client import infer
 from kubernetes import client
 
 from tests.canaries import release_of, roll
 from tests.servers import S3
-from tests.tiny import tiny_images, tiny_package
+from tests.tiny import tiny_package
 from tests.waiting import wait_for
 
-from .control import ControlPlane
+from .control import NODE, ControlPlane
 from .fixtures import REPO, a_namespace, platform_on
+from .node import SECOND, Node
 from .prometheus import Prometheus
-from .rollouts import QUICK, Users, install, services, users, weights
+from .rollouts import QUICK, Users, answers, install, services, users, weights
 from .test_keeper import keeping
 
 AWAY_S = 4
@@ -82,12 +82,6 @@ def promoted_unseen(world: World, endpoint: str, work: Future[Ended], seen: User
     assert ended.decision == "promote", ended.reason
     assert seen.failed("v1", "v2", "none") == []
     decided(world, endpoint, ended)
-
-
-def answers(url: str, endpoint: str) -> str:
-    with suppress(Exception):
-        return infer(url, endpoint, tiny_images()[0], shadow=True).version
-    return ""
 
 
 def down_and_up(plane: ControlPlane, name: str, up: Callable[[], None]) -> None:
@@ -268,18 +262,36 @@ def test_killed_at_any_write_it_is_run_again_and_no_user_sees_it(served: World, 
     assert write > 10
 
 
-def test_pods_are_evicted_as_a_drain_does_and_no_user_sees_it(
-    cluster: client.ApiClient, s3: S3, serve_image: str, prometheus: Prometheus
+@pytest.fixture
+def second(node: Node) -> Iterator[str]:
+    """Name of a second node."""
+    node.second.up()
+    node.second.ready()
+    yield SECOND
+    drain(node.plane, SECOND, "--force")
+    node.second.down()
+    node.plane.kubectl("delete", "node", SECOND)
+
+
+def drain(plane: ControlPlane, name: str, *arguments: str) -> None:
+    """What a person does before a node is serviced."""
+    plane.kubectl("drain", name, "--delete-emptydir-data", "--timeout=150s", *arguments)
+
+
+def test_a_node_is_drained_and_no_user_sees_it(
+    cluster: client.ApiClient, s3: S3, serve_image: str, prometheus: Prometheus, node: Node, second: str
 ) -> None:
-    """With two pods a version: one may go when the other one answers, and it ends what it is at work on."""
+    """The two pods of a version are on two nodes; those of one start anew on the other one. Of two, one may go when
+    the other one answers, and it ends what it is at work on."""
     with a_namespace(cluster) as namespace:
         platform = platform_on(namespace, s3, serve=serve_image)
         drained = connect(platform.but(pods=Pods.of(**platform.pods.plain() | {"min_replicas": 2})))
         core = client.CoreV1Api(cluster)
 
-        def pods(version: str) -> list[str]:
+        def pods(version: str) -> dict[str, str]:
+            """Names and nodes."""
             found = core.list_namespaced_pod(namespace, label_selector=f"app=isvc.drained-{version}-predictor").items
-            return [pod.metadata.name for pod in found if not pod.metadata.deletion_timestamp]
+            return {pod.metadata.name: pod.spec.node_name for pod in found if not pod.metadata.deletion_timestamp}
 
         def evict(name: str) -> bool:
             eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name=name, namespace=namespace))
@@ -291,12 +303,15 @@ def test_pods_are_evicted_as_a_drain_does_and_no_user_sees_it(
                 raise
             return True
 
-        with rolling(drained, "drained") as (work, seen):
-            wait_for(lambda: len(pods("v1")) == len(pods("v2")) == 2)
-            first, second = pods("v1")
-            assert evict(first)
-            assert not evict(second), "the last one that answers may not go"
-            wait_for(lambda: evict(second), 60, "the other one to be replaced")
-            for name in pods("v2"):
-                wait_for(lambda name=name: evict(name), 60, "the canary's budget")
+        with rolling(drained, "drained", step_requests=300) as (work, seen):
+            for version in ("v1", "v2"):
+                wait_for(lambda version=version: sorted(pods(version).values()) == sorted((NODE, second)), 60)
+            drain(node.plane, second)
+            for version in ("v1", "v2"):
+                wait_for(lambda version=version: list(pods(version).values()) == [NODE, NODE], 60)
+            first, other = pods("v1")
+            wait_for(lambda: evict(first), 60, "its successor to answer")
+            assert not evict(other), "the last one that answers may not go"
+            wait_for(lambda: evict(other), 60, "the other one to be replaced")
+            assert not work.done(), "all of it happened to a canary"
         promoted_unseen(drained, "drained", work, seen)

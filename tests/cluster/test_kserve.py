@@ -3,7 +3,16 @@
 from typing import Any
 
 import pytest
-from kfp_flywheel.components.runtime.adapters.kserve.build import ROUTE, RUNTIME, SERVICE, service, weights
+from kfp_flywheel.components.runtime.adapters.kserve.build import (
+    AUTOSCALER,
+    BUDGET,
+    ROUTE,
+    RUNTIME,
+    SERVICE,
+    service,
+    weights,
+)
+from kfp_flywheel.components.runtime.adapters.kserve.manifests import manifests_of
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe, untidy
 from kfp_flywheel.components.runtime.adapters.kubernetes import explained
 from kfp_flywheel.components.runtime.config import Pods
@@ -181,6 +190,29 @@ def test_a_write_that_was_killed_is_put_right(there: There) -> None:
     assert untidy(state, found, []) == "v1 is missing"
     there.serving.keep(found)
     assert there.names(SERVICE) == ["detector-v1"]
+
+
+def test_an_endpoint_that_git_brought_back_is_made_whole(there: There) -> None:
+    """Git knows no owner, and nothing of what scales and protects pods."""
+    platform = there.serving.platform
+    platform = platform.but(pods=Pods.of(**platform.pods.plain() | {"min_replicas": 2, "max_replicas": 4}))
+    there.serving = KServe(platform)
+    state = there.serving.write(stable(there.serving.read("detector"), "1"))
+    files = manifests_of(platform, state)
+    there.serving.objects.delete(ROUTE, "detector")
+    wait_for(lambda: all(there.names(kind) == [] for kind in (ROUTE, SERVICE, AUTOSCALER, BUDGET)), 30)
+    for kind, name in ((SERVICE, "inferenceservice.yaml"), (ROUTE, "httproute.yaml")):
+        assert there.serving.objects.create(kind, files[name])
+
+    def wrong() -> str:
+        items = there.serving.objects.list(SERVICE, "flywheel/endpoint=detector")
+        return untidy(there.serving.read("detector"), there.route("detector"), items)
+
+    assert wrong() == "v1 does not belong to its route"
+    there.serving.keep(there.route("detector"))
+    assert (wrong(), there.names(AUTOSCALER), there.names(BUDGET)) == ("", ["detector-v1"], ["detector-v1"])
+    there.serving.objects.delete(ROUTE, "detector")
+    wait_for(lambda: all(there.names(kind) == [] for kind in (ROUTE, SERVICE, AUTOSCALER, BUDGET)), 30)
 
 
 def test_another_package_under_the_same_version_is_refused(there: There) -> None:

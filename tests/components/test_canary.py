@@ -47,7 +47,7 @@ class Traffic:
         self.world, self.failed, self.looks = world, failed, 0
         self.total = {"v1": Counts(requests=1000, within={"0.01": 950, "0.1": 1000, "+Inf": 1000})}
         self.weights: list[int] = []
-        self.silent = False
+        self.silent, self.copies = False, True
 
     def counts(self, endpoint: str) -> dict[str, Counts]:
         if self.silent:
@@ -55,7 +55,8 @@ class Traffic:
         state = self.world.serving.read(endpoint)
         canary = state.versions["v2"].weight if "v2" in state.versions else 0
         self.weights.append(canary)
-        for version, asked, failed in (("v1", 100 - canary, 0), ("v2", canary, self.failed if canary else 0)):
+        copied = 100 if state.shadow and self.copies else canary
+        for version, asked, failed in (("v1", 100 - canary, 0), ("v2", copied, self.failed if copied else 0)):
             old = self.total.get(version, Counts(within=dict.fromkeys(("0.01", "0.1", "+Inf"), 0)))
             slow = asked // 20
             within = {"0.01": old.within["0.01"] + asked - slow}
@@ -139,6 +140,34 @@ def test_an_equal_canary_is_promoted_step_by_step_and_the_ledger_tells_it(attend
     ]
     assert entries[-1].at >= entries[0].at > 0
     assert "v2 was promoted: 1.0% more failures" in state.reason
+
+
+SHADOWED = Rollout.of(canary_steps="0,50,100", step_requests=300, look_s=1.0, max_requests=5000)
+
+
+def test_in_the_shadow_it_is_asked_what_others_are_and_nobody_gets_its_answers(attended: World) -> None:
+    traffic = Traffic(attended)
+    assert canary(attended, traffic, settings=SHADOWED).roll().decision == "promote"
+    entries = ledger.history(attended.store, "detector")
+    assert [(entry.weights["v2"], entry.reason) for entry in entries[1:3]] == [
+        (0, "v2 has a copy of each request."),
+        (50, "v2 has 50 % of the traffic."),
+    ]
+    assert state_of(attended).shadow is None
+
+
+def test_one_that_fails_in_the_shadow_never_answers_anybody(attended: World) -> None:
+    traffic = Traffic(attended, failed=20)
+    assert canary(attended, traffic, settings=SHADOWED).roll().decision == "rollback"
+    assert set(traffic.weights) == {0}
+
+
+def test_without_copies_it_is_held(attended: World) -> None:
+    traffic = Traffic(attended)
+    traffic.copies = False
+    ended = canary(attended, traffic, settings=SHADOWED).roll()
+    assert (ended.decision, set(traffic.weights)) == ("hold", {0})
+    assert ended.reason == "the gateway copied none of 200 requests; take 0 out of canary_steps."
 
 
 def test_a_gateway_that_does_not_divide_holds_it(attended: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """From what was counted to a decision: no data decides nothing, harm wins, and restarts of counters are no requests."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kfp_flywheel.components.rollout.evidence import Look, Replayed, Verdict, edges, judge, since
+from kfp_flywheel.components.rollout.evidence import HARM, Look, Replayed, Verdict, edges, judge, since
 from kfp_flywheel.components.runtime.config import Rollout
 from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.components.runtime.ports import Counts
@@ -138,7 +139,55 @@ def test_counters_that_began_anew_count_from_nothing(before: Counts, more: Count
         assert since(more, before) == more
 
 
-@pytest.mark.parametrize("steps", ["0,50", "50,10", "100", "10,101", "10,10"])
+SHADOWED = Rollout.of(canary_steps="0,10,50", step_requests=100, max_requests=10_000, max_seconds=600)
+
+
+def copied(canary: Counts, stable: Counts) -> Look:
+    return Look(at=1.0, weight=0, shadow=True, canary=canary, stable=stable)
+
+
+def test_it_stays_in_the_shadow_until_enough_copies_were_answered() -> None:
+    first = judge(BEFORE, [], NOTHING, SHADOWED)
+    assert (first.decision, first.weight) == ("go", 0)
+    second = judge(BEFORE, [copied(counts(50), counts(50))], NOTHING, SHADOWED)
+    assert (second.decision, second.weight) == ("go", 0)
+    third = judge(BEFORE, [copied(counts(50), counts(50))] * 2, NOTHING, SHADOWED)
+    assert (third.decision, third.weight) == ("go", 10)
+
+
+def test_from_the_shadow_nobody_becomes_champion_before_it_has_answered() -> None:
+    shown = [copied(counts(50), counts(50))] * 20
+    found = judge(BEFORE, shown, NOTHING, SHADOWED)
+    assert (found.decision, found.weight) == ("go", 50)
+    assert judge(BEFORE, [*shown, *looks(9, counts(10), counts(90))], NOTHING, SHADOWED).decision == "go"
+    assert judge(BEFORE, [*shown, *looks(10, counts(10), counts(90))], NOTHING, SHADOWED).decision == "promote"
+    only = Rollout.of(canary_steps="0,100", step_requests=100)
+    assert judge(BEFORE, shown, NOTHING, only).decision == "promote", "nothing else was asked for"
+    silent = judge(BEFORE, [*shown, *looks(600, Counts(), Counts())], NOTHING, SHADOWED)
+    assert (silent.decision, "too few requests of its own" in silent.reason) == ("hold", True)
+
+
+def test_harm_in_the_shadow_is_harm() -> None:
+    found = judge(BEFORE, [copied(counts(50, failures=8), counts(50))], NOTHING, SHADOWED)
+    assert (found.decision, found.weight) == ("rollback", 0)
+    both_fail = [copied(counts(50, failures=8), counts(50, failures=8))] * 10
+    assert judge(BEFORE, both_fail, NOTHING, SHADOWED).decision == "go"
+
+
+def test_requests_that_fail_whoever_is_asked_are_no_harm_in_the_shadow() -> None:
+    """Copies are no second draw: what is wrong with a request is wrong with its copy."""
+    rng = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(200):
+        rows = []
+        for _ in range(40):
+            shared, mine, theirs = rng.binomial(50, 0.02), rng.binomial(50, 0.005), rng.binomial(50, 0.005)
+            rows.append(copied(counts(50, failures=shared + mine), counts(50, failures=shared + theirs)))
+        wrong += judge(BEFORE, rows, NOTHING, SHADOWED).decision == "rollback"
+    assert wrong <= 200 * HARM
+
+
+@pytest.mark.parametrize("steps", ["0,0", "50,10", "100", "10,101", "10,10", "10,0"])
 def test_shares_that_make_no_sense_are_refused(steps: str) -> None:
     with pytest.raises(UserError, match="canary_steps"):
         Rollout.of(canary_steps=steps)

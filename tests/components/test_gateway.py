@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from kfp_flywheel.components.serving.gateway import Backend, Gateway, Route
+from kfp_flywheel.components.serving.gateway import MAX_COPIES, Backend, Gateway, Route
 from kfp_flywheel.components.serving.reconciler import Key, plan
 
 from tests.servers import free_port
@@ -121,6 +121,64 @@ def test_a_stable_version_without_a_connection_is_stood_in_for_but_counted() -> 
     seen, metrics = asyncio.run(talk(dead_is_stable=True, requests=60))
     assert seen == {(200, "alive"): 60}
     assert 'requests_total{code="502",endpoint="e",version="dead"}' in metrics
+
+
+async def shadowed(requests: int, answers: asyncio.Event) -> tuple[Counter[int], list[bytes], str]:
+    """Ask a gateway that copies to a version which answers 500, once `answers` is set: what clients saw, what was
+    copied, and metrics."""
+    copied: list[bytes] = []
+
+    async def stable(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    async def shadow(request: web.Request) -> web.Response:
+        copied.append(await request.read())
+        await answers.wait()
+        return web.Response(status=500)
+
+    runners = []
+    for handler in (stable, shadow):
+        app = web.Application()
+        app.router.add_post("/v2/models/e/infer", handler)
+        runners.append(web.AppRunner(app))
+        await runners[-1].setup()
+        await web.TCPSite(runners[-1], "127.0.0.1", 0).start()
+    one, two = (
+        Backend(name, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        for name, runner in zip(("v1", "v2"), runners, strict=True)
+    )
+    gateway = Gateway()
+    front, port = await gateway.start("127.0.0.1", 0)
+    gateway.routes["e"] = Route("v1", {one: 100}, two)
+    seen: Counter[int] = Counter()
+    try:
+        async with aiohttp.ClientSession() as session:
+            for number in range(requests):
+                async with session.post(f"http://127.0.0.1:{port}/v2/models/e/infer", data=bytes([number])) as got:
+                    assert (await got.read(), got.headers["x-flywheel-version"]) == (bytes([number]), "v1")
+                    seen[got.status] += 1
+            answers.set()
+            await two.drained(10)
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as got:
+                metrics = await got.text()
+    finally:
+        for runner in (front, *runners):
+            await runner.cleanup()
+    return seen, copied, metrics
+
+
+def test_one_in_the_shadow_is_asked_the_same_and_harms_nobody() -> None:
+    seen, copied, metrics = asyncio.run(shadowed(20, asyncio.Event()))
+    assert seen == {200: 20}
+    assert sorted(copied) == [bytes([number]) for number in range(20)]
+    assert 'requests_total{code="500",endpoint="e",version="v2"} 20.0' in metrics
+    assert 'requests_total{code="200",endpoint="e",version="v1"} 20.0' in metrics
+
+
+def test_one_in_the_shadow_that_does_not_keep_up_is_sent_no_more() -> None:
+    seen, copied, _ = asyncio.run(shadowed(MAX_COPIES + 20, asyncio.Event()))
+    assert seen == {200: MAX_COPIES + 20}
+    assert len(copied) == MAX_COPIES
 
 
 @pytest.mark.parametrize("routes", [{}, {"e": Route()}])

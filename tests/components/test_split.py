@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kfp_flywheel.components.rollout.split import wrong_split
+from kfp_flywheel.components.rollout.evidence import Look
+from kfp_flywheel.components.rollout.split import not_copied, wrong_split
+from kfp_flywheel.components.runtime.ports import Counts
 
 WEIGHTS = st.integers(1, 99)
 
@@ -40,3 +42,15 @@ def test_another_share_than_was_asked_for_is_seen(weight: int, share: int) -> No
 
 def test_nobody_who_answers_is_no_share() -> None:
     assert wrong_split(lambda: "", "v2", 10) == "0 of 100 answers came from v2, and 10 % were asked for"
+
+
+@pytest.mark.parametrize(("share", "right"), [(0, True), (1, False), (100, False)])
+def test_in_the_shadow_nobody_may_get_its_answers(share: int, right: bool) -> None:
+    assert (wrong_split(in_turns(share), "v2", 0) == "") is right
+
+
+@pytest.mark.parametrize(("stable", "canary", "wrong"), [(10, 0, False), (200, 0, True), (200, 150, False)])
+def test_a_gateway_that_copies_nothing_is_seen(stable: int, canary: int, wrong: bool) -> None:
+    look = Look(at=1.0, weight=0, shadow=True, canary=Counts(requests=canary), stable=Counts(requests=stable))
+    assert bool(not_copied([look])) is wrong
+    assert not_copied([Look(at=1.0, weight=0, canary=Counts(), stable=Counts(requests=1000))]) == "", "it was away"

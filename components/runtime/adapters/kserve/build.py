@@ -18,8 +18,12 @@ from ..pods import MANAGED, NON_ROOT, container, pull_secrets, refuse_unpinned, 
 SERVICE = Kind("serving.kserve.io", "v1beta1", "inferenceservices")
 RUNTIME = Kind("serving.kserve.io", "v1alpha1", "servingruntimes")
 ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes")
+COPIER = Kind("traefik.io", "v1alpha1", "traefikservices")
 AUTOSCALER = Kind("autoscaling", "v2", "horizontalpodautoscalers")
 BUDGET = Kind("policy", "v1", "poddisruptionbudgets")
+MIRROR, TRAEFIK = "RequestMirror", "TraefikService"
+"""Ways to have a gateway copy requests: Gateway API's own, which Traefik accepts and then fails every request, and
+Traefik's."""
 STATE, FORMER = "flywheel/state", "flywheel/former"
 STOP = "serving.kserve.io/stop"
 ENDPOINT, VERSION = "flywheel/endpoint", "flywheel/version"
@@ -215,22 +219,25 @@ def route(namespace: str, endpoint: str, gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def divided(found: Mapping[str, Any], namespace: str, state: EndpointState, former: str) -> dict[str, Any]:
+def divided(
+    found: Mapping[str, Any], namespace: str, state: EndpointState, former: str, way: str = MIRROR
+) -> dict[str, Any]:
     """A route with the wanted state in it. Beyond its rules nothing is ours: host names, gateways, other annotations.
 
     Args:
         former: Name of the champion before, which is kept without pods; may be empty.
+        way: How the gateway copies requests, if a version is to be sent some.
     """
     annotations = dict(found["metadata"].get("annotations") or {}) | {STATE: state.line(), FORMER: former}
     metadata = {key: value for key, value in found["metadata"].items() if key != "managedFields"}
     return {
         **found,
         "metadata": metadata | {"annotations": annotations},
-        "spec": {**found["spec"], "rules": rules(namespace, state)},
+        "spec": {**found["spec"], "rules": rules(namespace, state, way)},
     }
 
 
-def rules(namespace: str, state: EndpointState) -> list[dict[str, Any]]:
+def rules(namespace: str, state: EndpointState, way: str) -> list[dict[str, Any]]:
     """How an endpoint's requests are divided. Defaults are written out, so that what is found can be compared."""
     endpoint, path = state.endpoint, _path(path_of(namespace, state.endpoint))
     found = []
@@ -244,7 +251,61 @@ def rules(namespace: str, state: EndpointState) -> list[dict[str, Any]]:
             found.append({"matches": [match], **alone})
     backends = [_backend(endpoint, version, served.weight) for version, served in sorted(state.versions.items())]
     everybody = {"matches": [path], "filters": [REWRITE], **({"backendRefs": backends} if backends else {})}
+    if state.stable and state.shadow:
+        everybody |= copying(endpoint, state.stable, state.shadow, way)
     return [*found, everybody]
+
+
+def copying(endpoint: str, stable: str, shadow: str, way: str) -> dict[str, Any]:
+    """The part of a rule that has one version answer and another one sent a copy."""
+    if way == MIRROR:
+        to = {"backendRef": {key: value for key, value in _backend(endpoint, shadow, 0).items() if key != "weight"}}
+        filters = [REWRITE, {"type": MIRROR, "requestMirror": to}]
+        return {"filters": filters, "backendRefs": [_backend(endpoint, stable, 100), _backend(endpoint, shadow, 0)]}
+    name = copier_name(endpoint, stable, shadow)
+    backend = {"group": COPIER.group, "kind": TRAEFIK, "name": name, "weight": 100}
+    return {"filters": [REWRITE], "backendRefs": [backend]}
+
+
+def trial(
+    namespace: str, endpoint: str, stable: str, owner: Mapping[str, Any], gateway: Gateway, way: str
+) -> dict[str, Any]:
+    """An HTTPRoute beside an endpoint's, which nobody knows of: it shows what a gateway makes of this way to copy.
+
+    Args:
+        owner: InferenceService of the version that is sent the copies.
+    """
+    made, shadow = route(namespace, endpoint, gateway), owner["metadata"]["labels"][VERSION]
+    rule = {"matches": [_path(trial_path(namespace, endpoint, way))], **copying(endpoint, stable, shadow, way)}
+    name = f"{copier_name(endpoint, stable, shadow)}-by-{way.lower()}"
+    # Without the label of an endpoint: it is none.
+    metadata = {"name": name, "namespace": namespace, "labels": MANAGED, "ownerReferences": [owner_of(owner)]}
+    return made | {"metadata": metadata, "spec": made["spec"] | {"rules": [rule]}}
+
+
+def trial_path(namespace: str, endpoint: str, way: str) -> str:
+    """Where the gateway serves a trial."""
+    return f"{path_of(namespace, endpoint)}/trials/{way.lower()}"
+
+
+def copier_name(endpoint: str, stable: str, shadow: str) -> str:
+    """The TraefikService that has one version answer and another one sent a copy; it is never changed."""
+    return f"{endpoint}-{stable}-copied-to-{shadow}"
+
+
+def copier(endpoint: str, stable: str, shadow: str, owner: Mapping[str, Any]) -> dict[str, Any]:
+    """It."""
+    answers, copied = (
+        {"kind": "Service", "name": f"{service_name(endpoint, version)}-predictor", "port": 80}
+        for version in (stable, shadow)
+    )
+    name = copier_name(endpoint, stable, shadow)
+    return {
+        "apiVersion": COPIER.api_version,
+        "kind": TRAEFIK,
+        "metadata": {"name": name, "labels": MANAGED, "ownerReferences": [owner_of(owner)]},
+        "spec": {"mirroring": {**answers, "mirrors": [copied | {"percent": 100}]}},
+    }
 
 
 REWRITE = {

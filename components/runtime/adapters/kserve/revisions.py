@@ -63,7 +63,7 @@ def canary_of(state: EndpointState) -> str:
 
 
 def refuse_indivisible(state: EndpointState) -> None:
-    """Two revisions share the traffic, and the canary's share is below 100 percent.
+    """Two revisions share the traffic, the canary's share is below 100 percent, and nobody is sent copies.
 
     Raises:
         UserError: Something else is wanted.
@@ -71,6 +71,11 @@ def refuse_indivisible(state: EndpointState) -> None:
     weights = [served.weight for served in state.versions.values()]
     canary = state.versions.get(canary_of(state))
     shared = len(weights) <= 2 and sum(weights) == ALL and (canary is None or 0 <= canary.weight < ALL)
+    if state.shadow:
+        raise UserError(
+            f"endpoint {state.endpoint} cannot send copies to {state.shadow}: Knative's gateways copy no requests.",
+            "take 0 out of canary_steps",
+        )
     if state.versions and (state.stable not in state.versions or not shared):
         raise UserError(
             f"endpoint {state.endpoint} cannot have {_shares(state)}: in Knative's mode there is a champion, and one "

@@ -12,8 +12,21 @@ from ...errors import Conflict, Corrupt, PlatformError
 from ...ports import ANSWERED_BY, EndpointState, Observed
 from .. import kubernetes
 from ..kubernetes import MANAGER, Kind, Objects, explained, patiently
-from . import build
-from .build import ENDPOINT, FORMER, ROUTE, RUNTIME, SERVICE, STATE, STOP, VERSION, path_of, service_name
+from . import build, mirror
+from .build import (
+    ENDPOINT,
+    FORMER,
+    MIRROR,
+    ROUTE,
+    RUNTIME,
+    SERVICE,
+    STATE,
+    STOP,
+    TRAEFIK,
+    VERSION,
+    path_of,
+    service_name,
+)
 
 TROUBLES = {"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError", "InvalidImageName"}
 KILLED = 137
@@ -67,10 +80,11 @@ class KServe:
                 same = before.versions == written.versions  # a lease was renewed, or a state was explained
                 if not same:
                     self._make(written, found)
-                if swap(self.objects, ROUTE, build.divided(found, self.namespace, written, former)):
+                way = self._way(found, before, written)
+                if swap(self.objects, ROUTE, build.divided(found, self.namespace, written, former, way)):
                     break  # otherwise read again who was quicker: the gateway's status changes the object too
             if not same:
-                self._tidy(written, former, self.patience_s)
+                self._tidy(written, found, former, self.patience_s)
         return written
 
     def observe(self, endpoint: str) -> dict[str, Observed]:
@@ -100,12 +114,13 @@ class KServe:
         state = state_of(found)
         with explained(f"endpoint {state.endpoint} could not be kept"):
             self._make(state, found)
-            self._tidy(state, former_of(found), 0.0)
+            self._tidy(state, found, former_of(found), 0.0)
 
-    def _tidy(self, state: EndpointState, former: str, wait_s: float) -> None:
+    def _tidy(self, state: EndpointState, owner: Mapping[str, Any], former: str, wait_s: float) -> None:
         """Leave no version that nobody asked for; the champion before is kept without pods.
 
         Args:
+            owner: The route.
             wait_s: Seconds that the gateway may need to send nobody there any more. What it still asks stays.
         """
         pods, items, now = self.platform.pods, self._services(state.endpoint), 0
@@ -122,11 +137,18 @@ class KServe:
                 self.objects.delete(SERVICE, name)
             elif not _stopped(item):
                 self._stop(name, "true")
+                if state.stable:
+                    self.objects.delete(build.COPIER, build.copier_name(state.endpoint, version, state.stable))
         for item in items:
             if served := state.versions.get(item["metadata"]["labels"][VERSION]):
-                made = build.companions(item, pods, served.weight, now, len(state.versions) > 1)
+                made = build.companions(
+                    item, pods, 100 if served.shadow else served.weight, now, len(state.versions) > 1
+                )
                 for kind, wanted in made.items():
                     self._keep(kind, wanted)
+                if not _owns(owner, item):  # it came from Git, which knows no uid
+                    change = {"metadata": {"ownerReferences": [build.owner_of(owner)]}}
+                    self.objects.patch(SERVICE, item["metadata"]["name"], change)
 
     def _unasked(self, endpoint: str, versions: set[str], wait_s: float) -> bool:
         """Whether the gateway has versions answer no more, by its answers: it may learn of new weights after it learns
@@ -177,6 +199,19 @@ class KServe:
                 )
             elif _stopped(found):
                 self._stop(name, None)
+
+    def _way(self, found: Mapping[str, Any], before: EndpointState, written: EndpointState) -> str:
+        """How requests are copied, if a version is to be sent some.
+
+        Raises:
+            UserError: The gateway copies none.
+        """
+        if not written.shadow or not written.stable or before.shadow == written.shadow:
+            return mirror.way_of(found)
+        name = service_name(written.endpoint, written.shadow)
+        owner = present(self.objects, self.namespace, name)
+        assert owner is not None, "it was made"
+        return mirror.tried(self.objects, self.gateway, self.namespace, written.endpoint, written.stable, owner)
 
     def _stop(self, name: str, stop: str | None) -> None:
         """Take the pods of a version away, or give them back. What it serves does not change."""
@@ -306,7 +341,7 @@ def state_of(found: Mapping[str, Any]) -> EndpointState:
     if text is None:
         raise Corrupt(f"{where} is missing: the route is not ours.", "give the endpoint another name")
     state = EndpointState.from_json(text, where)
-    if found["spec"].get("rules") == build.rules(metadata["namespace"], state):
+    if any(found["spec"].get("rules") == build.rules(metadata["namespace"], state, way) for way in (MIRROR, TRAEFIK)):
         return state
     edited = _editor(metadata.get("managedFields") or ())
     if not edited:  # a newer Gateway API has defaults that we do not know
@@ -331,9 +366,16 @@ def untidy(state: EndpointState, found: Mapping[str, Any], items: Sequence[Mappi
     for version, item in there.items():
         if version in state.versions and _stopped(item):
             wrong.append(f"{version} has no pods")
+        elif version in state.versions and not _owns(found, item):
+            wrong.append(f"{version} does not belong to its route")
         elif version not in state.versions and (version != former_of(found) or not _stopped(item)):
             wrong.append(f"{version} is left over")
     return ", ".join(wrong)
+
+
+def _owns(route: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    owners = item["metadata"].get("ownerReferences") or ()
+    return any(owner["uid"] == route["metadata"]["uid"] for owner in owners)
 
 
 def former_of(found: Mapping[str, Any]) -> str:
