@@ -5,6 +5,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,11 +30,11 @@ class Usage:
     def listed(self, namespace: str, selector: str) -> dict[str, Any]:
         """A PodMetricsList."""
         pods = self.core.list_namespaced_pod(namespace, label_selector=selector).items
-        now = "2026-01-01T00:00:00Z"
+        now = datetime.now(UTC).isoformat()  # a pod's first half minute is not believed
         items = [
             {
                 "metadata": {"name": pod.metadata.name, "namespace": namespace, "labels": pod.metadata.labels},
-                "timestamp": pod.status.start_time.isoformat() if pod.status.start_time else now,
+                "timestamp": now,
                 "window": "30s",
                 "containers": [
                     {
