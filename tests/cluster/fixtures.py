@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kfp_flywheel.components.runtime.adapters.kserve.build import ENDPOINT, ROUTE
+from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.kubernetes import connect
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.wiring import World
@@ -196,7 +198,18 @@ def cluster_platform(namespace: str, s3: servers.S3, train_image: str) -> Platfo
 
 
 @pytest.fixture(scope="module")
-def served(cluster: client.ApiClient, s3: servers.S3, serve_image: str, prometheus: Prometheus) -> Iterator[World]:
+def module_world(
+    cluster: client.ApiClient, s3: servers.S3, serve_image: str, prometheus: Prometheus
+) -> Iterator[World]:
     """A namespace with a platform of its own, for all rollouts of a module."""
     with a_namespace(cluster) as namespace:
         yield connect_world(platform_on(namespace, s3, serve=serve_image))
+
+
+@pytest.fixture
+def served(module_world: World) -> Iterator[World]:
+    """The module's platform; the endpoints of a test end with it, as the node is small."""
+    yield module_world
+    assert isinstance(module_world.serving, KServe)
+    for route in module_world.serving.objects.list(ROUTE, ENDPOINT):
+        module_world.serving.objects.delete(ROUTE, route["metadata"]["name"])

@@ -86,7 +86,9 @@ def test_the_readme_is_followed(plane: ControlPlane, there: Platform, tmp_path: 
     with users(world, "detector") as seen:
         wait_for(lambda: seen.asked("v1") > 200)
         said = followed(script)
-    assert weights(world, "detector") == {"v2": 100}
+        assert weights(world, "detector") == {"v2": 100}
+        followed("flywheel rollback --platform cluster.yaml")
+        assert weights(world, "detector") == {"v1": 100}
     assert [one for one in seen.sent if one.status != 200] == []
     assert "v2 was promoted" in said
     apps = client.AppsV1Api(world.serving.objects.api.api_client)  # type: ignore[attr-defined]
