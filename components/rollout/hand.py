@@ -1,8 +1,15 @@
 """Decisions of a person: they stand at once, and stop a rollout that is at work."""
 
+import time
+
 from ..runtime import ledger
-from ..runtime.errors import Conflict, UserError
-from ..runtime.ports import EndpointState, Served, Serving, Store
+from ..runtime.artifacts import Release
+from ..runtime.errors import Conflict, PlatformError, UserError
+from ..runtime.ports import EndpointState, Lease, Served, Serving, Store
+from ..serving.client import answered_by
+
+AWAKE_S = 120.0
+"""Seconds that a former champion may need to answer again."""
 
 
 def promote(store: Store, serving: Serving, endpoint: str, by: str, now: float) -> EndpointState:
@@ -35,6 +42,7 @@ def rollback(store: Store, serving: Serving, endpoint: str, by: str, now: float)
 
     Raises:
         UserError: There is neither.
+        PlatformError: The champion before does not answer; the one that serves goes on.
     """
     while True:
         state = serving.read(endpoint)
@@ -57,12 +65,49 @@ def rollback(store: Store, serving: Serving, endpoint: str, by: str, now: float)
                 )
             former = before[-1]
             name = f"v{former.version}"
+            beside = _beside(store, serving, state, former, by, now)
+            if beside is None:
+                continue
             reason = f"{state.stable or 'Nothing'} was rolled back to {name} by hand."
-            wanted = state.but(
+            wanted = beside.but(
                 stable=name, versions={name: Served(release=former, weight=100)}, lease=None, since=now
             ).but(changed=now, by=by, reason=reason)
         if written := _write(store, serving, wanted):
             return written
+
+
+def _beside(
+    store: Store, serving: Serving, state: EndpointState, former: Release, by: str, now: float
+) -> EndpointState | None:
+    """Have a former champion answer beside the one that serves, so that no request is lost; None if somebody else
+    changed the endpoint.
+
+    Raises:
+        PlatformError: It does not answer.
+    """
+    version, stable = f"v{former.version}", state.stable or ""
+    seen = serving.observe(state.endpoint).get(stable)
+    if seen is None or not seen.ready:
+        return state  # nobody is answered as it is
+    lease = Lease(owner=by, seconds=AWAKE_S, renewed=now)
+    both = {stable: state.versions[stable].alone(), version: Served(release=former, weight=0)}
+    reason = f"{version} is started, to be rolled back to."
+    written = _write(store, serving, state.but(versions=both, lease=lease, changed=now, by=by, reason=reason))
+    if written is None:
+        return None
+    until = time.monotonic() + AWAKE_S
+    while True:
+        beside = serving.observe(state.endpoint).get(version)
+        if beside and beside.ready and answered_by(beside.url, state.endpoint) == version:
+            return written
+        if time.monotonic() > until:
+            reason = (beside.reason if beside else "") or "starting"
+            told = f"{version} does not answer within {AWAKE_S:g} s: {reason}"
+            _write(
+                store, serving, written.but(versions=state.versions, lease=None, reason=f"{told}; {stable} goes on.")
+            )
+            raise PlatformError(f"{told}; {stable} goes on.", "mend the reason, then run the same command again")
+        time.sleep(0.1)
 
 
 def _write(store: Store, serving: Serving, wanted: EndpointState) -> EndpointState | None:

@@ -303,7 +303,7 @@ def test_a_node_is_drained_and_no_user_sees_it(
                 raise
             return True
 
-        with rolling(drained, "drained", step_requests=300) as (work, seen):
+        with rolling(drained, "drained", step_requests=300, error_margin=0.03) as (work, seen):
             for version in ("v1", "v2"):
                 wait_for(lambda version=version: sorted(pods(version).values()) == sorted((NODE, second)), 60)
             drain(node.plane, second)

@@ -62,6 +62,7 @@ def test_a_job_that_eats_its_memory_fails_for_that_reason(jobs: RayJobs, namespa
     wait_for(lambda: left(namespace) == ["rayjobs/job"], 60)  # to be looked at
 
 
+@pytest.mark.faults
 def test_lines_are_heard_once_and_in_order_though_the_api_server_restarts(
     plane: ControlPlane, jobs: RayJobs, train_image: str
 ) -> None:

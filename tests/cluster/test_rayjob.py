@@ -268,6 +268,7 @@ def test_a_restart_of_the_api_server_is_not_noticed(
     assert "submitted" not in out
 
 
+@pytest.mark.faults
 def test_kuberay_away_for_a_while_only_costs_time(plane: ControlPlane, nowhere: Cluster) -> None:
     plane.processes.stop("kuberay")
     jobs, lines = RayJobs(nowhere.namespace, HARD.but(wait_s=AWAY_S + 10)), list[str]()

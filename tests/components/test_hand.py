@@ -3,8 +3,9 @@
 import pytest
 from kfp_flywheel.components.rollout import hand
 from kfp_flywheel.components.runtime import ledger
-from kfp_flywheel.components.runtime.errors import UserError
-from kfp_flywheel.components.runtime.ports import Lease, Served
+from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
+from kfp_flywheel.components.runtime.errors import PlatformError, UserError
+from kfp_flywheel.components.runtime.ports import Lease, Observed, Served
 from kfp_flywheel.components.runtime.wiring import World
 
 from tests.releases import release, with_champion
@@ -51,3 +52,21 @@ def test_where_there_is_nothing_to_decide_the_next_command_is_named(world: World
     ledger.append(world.store, world.serving.write(with_champion(world.serving.read("detector"), ONE)))
     with pytest.raises(UserError, match=r"no champion before v1.*flywheel history"):
         hand.rollback(world.store, world.serving, "detector", "somebody", 7.0)
+
+
+def test_a_champion_before_that_does_not_answer_changes_nothing(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hand, "AWAKE_S", 0.2)
+    assert isinstance(both.serving, LocalServing)
+    promoted = hand.promote(both.store, both.serving, "detector", "somebody", 7.0)
+    with both.serving.hold() as publish:
+        publish("http://127.0.0.1:1")
+        broken = Observed(ready=False, reason="its model is broken")
+        both.serving.report("detector", {"v2": Observed(ready=True, url="http://127.0.0.1:1"), "v1": broken}, {})
+        with pytest.raises(PlatformError, match=r"v1 does not answer within 0\.2 s: its model is broken; v2 goes on"):
+            hand.rollback(both.store, both.serving, "detector", "somebody", 8.0)
+    state = both.serving.read("detector")
+    assert (state.versions, state.stable, state.lease) == (promoted.versions, "v2", None)
+    assert [entry.weights for entry in ledger.history(both.store, "detector")][-2:] == [
+        {"v1": 0, "v2": 100},
+        {"v2": 100},
+    ]
