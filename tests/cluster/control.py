@@ -56,8 +56,8 @@ class ControlPlane:
 
     def down(self, wipe: bool) -> None:
         """End it; `wipe` drops its state too."""
-        for name in reversed(ORDER):
-            self.processes.stop(name)
+        self.processes.stop(*(name for name in ORDER if name != "etcd"))
+        self.processes.stop("etcd")
         if wipe:
             shutil.rmtree(self.places.data, ignore_errors=True)
             subprocess.run(["ip", "link", "del", "cni0"], capture_output=True)

@@ -56,13 +56,12 @@ class Node:
     def down(self) -> None:
         """Remove all pods while their kubelets live (they outlive it), then end them."""
         if self.processes.find(self.machine.kubelet) and self.processes.find("kube-apiserver"):
-            for name in ("traefik", "kserve", "kuberay", "kube-controller-manager", "kube-scheduler"):
-                self.processes.stop(name)  # nobody is left to make new ones
+            # nobody is left to make new ones
+            self.processes.stop("traefik", "kserve", "kuberay", "kube-controller-manager", "kube-scheduler")
             self.plane.kubectl("delete", "pods", "-A", "--all", "--grace-period=1", "--timeout=60s")
         for machine in (self.second, self.machine):
             machine.down()
-        for name in ("kube-proxy", "coredns", "registry"):
-            self.processes.stop(name)
+        self.processes.stop("kube-proxy", "coredns", "registry")
         if os.geteuid() == 0:
             subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
             _remove_rules()
