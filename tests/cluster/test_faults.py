@@ -55,6 +55,7 @@ def test_an_image_that_cannot_be_pulled_is_named(jobs: RayJobs, namespace: str) 
     wait_for(lambda: left(namespace) == [], 60)
 
 
+@pytest.mark.faults
 def test_a_job_that_eats_its_memory_fails_for_that_reason(jobs: RayJobs, namespace: str, train_image: str) -> None:
     jobs.submit(job("eat", train_image))
     with pytest.raises(JobFailed, match=r"OutOfMemoryError: .* low on memory"):
