@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binom
 
 from ..runtime.artifacts import Check, Decision
 from ..runtime.config import Rollout
@@ -32,6 +33,8 @@ ENOUGH = 100
 """Answers of the stable from which its quantiles are read."""
 MIN_PAIRS = 20
 """Answers from which their mean can be believed."""
+AWAY = 0.01
+"""Chance of as many requests to the canary as in a look, below which they were no draw."""
 ALL = "+Inf"
 ANSWERED_FEW = "It was sent copies, and answered too few requests of its own."
 
@@ -96,7 +99,8 @@ def share_of(weight: Ints, canary: Ints, stable: Ints) -> Floats:
     """The canary's share of the requests at each look: what was asked for, or what was surely counted, if that is more.
 
     The gateway draws by weight, so what was asked for is the truth, and more than the truth only makes harm harder to
-    show. What is counted, less two standard errors, guards against a gateway that does not do as it is told.
+    show. What is counted, less two standard errors, guards against a gateway that does not do as it is told. In a look
+    that is too unlikely what is counted is the truth: the stable was away, and left its requests to the canary.
 
     Args:
         weight: In percent, (..., looks).
@@ -109,7 +113,9 @@ def share_of(weight: Ints, canary: Ints, stable: Ints) -> Floats:
         counted = np.divide(mine, both, out=np.zeros(share.shape), where=both > 0)
         surely = counted - 2 * np.sqrt(counted * (1 - counted) / np.maximum(both, 1))
         share = np.where(at, np.maximum(share, surely), share)
-    return np.asarray(share)
+    both = canary + stable
+    away = binom.sf(canary - 1, both, share) < AWAY
+    return np.where(away, np.divide(canary, both, out=np.ones(share.shape), where=both > 0), share)
 
 
 def since(now: Counts, before: Counts) -> Counts:

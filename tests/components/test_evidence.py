@@ -65,6 +65,14 @@ def test_slowness_rolls_back() -> None:
     assert "answers slower than 10 ms" in found.reason
 
 
+def test_a_stable_that_is_away_makes_nothing_of_the_canary_worse() -> None:
+    """Meanwhile all requests are the canary's, and its slow answers too: those of a machine that starts a pod."""
+    usual = looks(5, counts(6, slow=1), counts(54, slow=3))
+    away = looks(5, counts(6, slow=6), Counts())
+    assert decide([*usual, *away]).decision == "go"
+    assert decide([*usual, *looks(5, counts(6, slow=6), counts(54, slow=3))]).decision == "rollback"
+
+
 def test_harm_wins_over_what_was_good_enough() -> None:
     good = looks(60, counts(10), counts(10))
     assert decide(good).decision == "promote"
