@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kfp_flywheel.components.rollout import hand
 from kfp_flywheel.components.rollout.claim import LEASE_S
 from kfp_flywheel.components.rollout.diary import Ended
@@ -159,6 +160,18 @@ def test_the_clock_of_the_step_is_an_hour_off(served: World) -> None:
     with rolling(served, "clock", clock=lambda: time.time() - 3600) as (work, seen):
         work.result(300)
     promoted_unseen(served, "clock", work, seen)
+
+
+def test_a_person_promotes_the_canary_and_the_rollout_stops(served: World, tmp_path: Path) -> None:
+    platform = served.platform.plain() | {"pods": served.platform.pods.plain()}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(platform))
+    command = [str(Path(sys.executable).parent / "flywheel"), "promote", "--endpoint=decided"]
+    with rolling(served, "decided", error_margin=0.01) as (work, seen):
+        subprocess.run([*command, f"--platform={tmp_path / 'cluster.yaml'}"], check=True)
+        ended = work.result(60)
+        assert (ended.decision, ended.verdict) == ("promote", "hand")
+    assert seen.failed("v1", "v2", "none") == []
+    decided(served, "decided", ended)
 
 
 def test_the_route_is_edited_by_hand(served: World) -> None:
