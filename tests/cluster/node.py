@@ -12,7 +12,7 @@ import yaml
 
 from . import images, programs
 from .control import NODE, NODE_IP, PODS, ControlPlane
-from .machine import Machine
+from .machine import Machine, unmount
 from .processes import answers
 
 NEEDED = (
@@ -65,6 +65,7 @@ class Node:
         if os.geteuid() == 0:
             subprocess.run([programs.path(self.places, "kube-proxy"), "--cleanup"], capture_output=True)
             _remove_rules()
+            unmount(self.places.root)  # what building images leaves too
 
     def _registry(self) -> None:
         config = self.places.run / "registry.yaml"
