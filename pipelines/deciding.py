@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..components.rollout import hand
 from ..components.rollout.ready import until_it_answers
-from ..components.rollout.stage import golden_asker, set_alias
+from ..components.rollout.stage import golden_asker, set_alias, unprojected
 from ..components.runtime.config import Platform
 from ..components.runtime.wiring import connect
 
@@ -38,11 +38,8 @@ def decide(how: str, endpoint: str, platform: Platform) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="flywheel-golden-") as folder:
         ask = golden_asker(world.store, champion, endpoint, Path(folder))
         until_it_answers(world.serving, endpoint, f"v{champion.version}", champion, READY_S, ask, lambda line: None)
-    try:
-        set_alias(world.mlflow, champion)
-    except Exception as error:  # whatever MLflow's back end raises: the alias is a projection and undoes nothing
-        what = str(error).partition("\n")[0] or type(error).__name__
-        document["reason"] = f"{state.reason} MLflow's alias champion was not set: {what}"
+    if problem := unprojected(lambda served: set_alias(world.mlflow, served), champion):
+        document["reason"] = f"{state.reason} {problem}"
     return document | {"answers": True}
 
 

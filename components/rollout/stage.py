@@ -111,11 +111,8 @@ class Rolling:
                 self._take_back(state, error.message)
             raise
         ledger.append(self.means.store, state)
-        try:
-            self.project(self.release)
-        except Exception as error:  # whatever MLflow's back end raises: the alias is a projection and undoes nothing
-            what = str(error).partition("\n")[0] or type(error).__name__
-            return f"{url} answers with {self.version}. MLflow's alias champion was not set: {what}"
+        if problem := unprojected(self.project, self.release):
+            return f"{url} answers with {self.version}. {problem}"
         return f"{url} answers with {self.version} as its trainer saw."
 
     def _claim(self) -> tuple[Verdict, str, EndpointState]:
@@ -169,6 +166,16 @@ def golden_asker(store: Store, release: Release, endpoint: str, folder: Path) ->
         return ""
 
     return ask
+
+
+def unprojected(project: Callable[[Release], None], release: Release) -> str:
+    """Tell the registry who is champion; what is wrong, or nothing."""
+    try:
+        project(release)
+    except Exception as error:  # whatever MLflow's back end raises: the alias is a projection and undoes nothing
+        what = str(error).partition("\n")[0] or type(error).__name__
+        return f"MLflow's alias champion was not set: {what}"
+    return ""
 
 
 def set_alias(registry: "MlflowClient", release: Release) -> None:

@@ -59,13 +59,19 @@ def remove(world: World, endpoint: str) -> None:
     wait_for(lambda: not core.list_namespaced_pod(world.serving.namespace, label_selector=name).items, 120)
 
 
+def beside(world: World, endpoint: str, one: Release, two: Release) -> EndpointState:
+    """A champion, and a canary that is ready and has no traffic."""
+    install(world, endpoint, one)
+    state = world.serving.write(both(world.serving.read(endpoint), two, 0))
+    wait_for(lambda: "v2" in (seen := world.serving.observe(endpoint)) and seen["v2"].ready)
+    return state
+
+
 def effect(world: World) -> Figure:
     """From the call that writes weights until the gateway answers with the other version."""
     one, two = (release_of(world.store, str(n), tiny_package(world.store, bias=n)) for n in (1, 2))
-    install(world, "effect", one)
+    state = beside(world, "effect", one, two)
     url, samples = world.serving.url("effect"), []
-    state = world.serving.write(both(world.serving.read("effect"), two, 0))
-    wait_for(lambda: "v2" in (seen := world.serving.observe("effect")) and seen["v2"].ready)
     for number in range(20):
         weight, wanted = (100, "v2") if number % 2 == 0 else (0, "v1")
         changed: list[float] = []
@@ -116,10 +122,7 @@ def rules(world: World) -> Figure:
     """The same canary with nobody who acts: when it would be taken back by our rules and by others' defaults."""
     package = tiny_package(world.store)
     one, two = (release_of(world.store, *given) for given in (("1", package), ("2", broken(world.store, package, 0.2))))
-    install(world, "watched", one)
-    state = world.serving.write(both(world.serving.read("watched"), two, 0))
-    wait_for(lambda: "v2" in (seen := world.serving.observe("watched")) and seen["v2"].ready)
-    world.serving.write(both(state, two, 10))
+    world.serving.write(both(beside(world, "watched", one, two), two, 10))
     start = time.time()
     with users(world, "watched", 20.0) as seen:
         wait_for(lambda: time.time() - start > 330, 400)

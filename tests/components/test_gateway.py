@@ -123,10 +123,11 @@ def test_a_stable_version_without_a_connection_is_stood_in_for_but_counted() -> 
     assert 'requests_total{code="502",endpoint="e",version="dead"}' in metrics
 
 
-async def shadowed(requests: int, answers: asyncio.Event) -> tuple[Counter[int], list[bytes], str]:
-    """Ask a gateway that copies to a version which answers 500, once `answers` is set: what clients saw, what was
+async def shadowed(requests: int) -> tuple[Counter[int], list[bytes], str]:
+    """Ask a gateway that copies to a version which answers 500, after all was asked: what clients saw, what was
     copied, and metrics."""
     copied: list[bytes] = []
+    answers = asyncio.Event()
 
     async def stable(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
@@ -168,7 +169,7 @@ async def shadowed(requests: int, answers: asyncio.Event) -> tuple[Counter[int],
 
 
 def test_one_in_the_shadow_is_asked_the_same_and_harms_nobody() -> None:
-    seen, copied, metrics = asyncio.run(shadowed(20, asyncio.Event()))
+    seen, copied, metrics = asyncio.run(shadowed(20))
     assert seen == {200: 20}
     assert sorted(copied) == [bytes([number]) for number in range(20)]
     assert 'requests_total{code="500",endpoint="e",version="v2"} 20.0' in metrics
@@ -176,7 +177,7 @@ def test_one_in_the_shadow_is_asked_the_same_and_harms_nobody() -> None:
 
 
 def test_one_in_the_shadow_that_does_not_keep_up_is_sent_no_more() -> None:
-    seen, copied, _ = asyncio.run(shadowed(MAX_COPIES + 20, asyncio.Event()))
+    seen, copied, _ = asyncio.run(shadowed(MAX_COPIES + 20))
     assert seen == {200: MAX_COPIES + 20}
     assert len(copied) == MAX_COPIES
 

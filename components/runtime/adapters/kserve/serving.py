@@ -13,20 +13,7 @@ from ...ports import ANSWERED_BY, EndpointState, Observed
 from .. import kubernetes
 from ..kubernetes import MANAGER, Kind, Objects, explained, patiently
 from . import build, mirror
-from .build import (
-    ENDPOINT,
-    FORMER,
-    MIRROR,
-    ROUTE,
-    RUNTIME,
-    SERVICE,
-    STATE,
-    STOP,
-    TRAEFIK,
-    VERSION,
-    path_of,
-    service_name,
-)
+from .build import ENDPOINT, FORMER, ROUTE, RUNTIME, SERVICE, STATE, STOP, VERSION, path_of, service_name
 
 TROUBLES = {"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError", "InvalidImageName"}
 KILLED = 137
@@ -341,7 +328,7 @@ def state_of(found: Mapping[str, Any]) -> EndpointState:
     if text is None:
         raise Corrupt(f"{where} is missing: the route is not ours.", "give the endpoint another name")
     state = EndpointState.from_json(text, where)
-    if any(found["spec"].get("rules") == build.rules(metadata["namespace"], state, way) for way in (MIRROR, TRAEFIK)):
+    if found["spec"].get("rules") == build.rules(metadata["namespace"], state, mirror.way_of(found)):
         return state
     edited = _editor(metadata.get("managedFields") or ())
     if not edited:  # a newer Gateway API has defaults that we do not know
