@@ -1,6 +1,12 @@
-"""Every pipeline and every component that there is, found in the folders: nothing is registered by hand."""
+"""Every pipeline and every component that there is, found in the folders: nothing is registered by hand.
 
-from collections.abc import Iterable
+`python -m kfp_flywheel.pipelines.catalogue PIPELINE` reads a platform and prints the pipeline's YAML: where KFP cannot
+compile, as in a step, a program of its own can.
+"""
+
+import re
+import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,85 +18,106 @@ from kfp.dsl.graph_component import GraphComponent
 
 from ..components.runtime import images
 from ..components.runtime.config import Platform
+from . import catalogue_page, settings
 
 HERE = Path(__file__).parent
+RECONCILER = "reconciler.yaml"
 
 
 def pipelines() -> dict[str, GraphComponent]:
     """Pipelines by name: the modules beside this one that hold a `@dsl.pipeline` of their own name."""
-    found: dict[str, GraphComponent] = {}
-    for path in sorted(HERE.glob("*.py")):
-        if f"\ndef {path.stem}(" in path.read_text():
-            pipeline = getattr(import_module(f"{__package__}.{path.stem}"), path.stem)
-            if isinstance(pipeline, GraphComponent):
-                found[path.stem] = pipeline
-    return found
+    names = [path.stem for path in sorted(HERE.glob("*.py")) if f"\ndef {path.stem}(" in path.read_text()]
+    found = {name: getattr(import_module(f"{__package__}.{name}"), name) for name in names}
+    return {name: pipeline for name, pipeline in found.items() if isinstance(pipeline, GraphComponent)}
 
 
 def components() -> dict[str, BaseComponent]:
     """Components by name: each `components/<stage>/component.py`."""
     root = f"{__package__}".rpartition(".")[0] + ".components"
-    folder = Path(str(import_module(root).__file__)).parent
-    names = sorted(path.parent.name for path in folder.glob("*/component.py"))
-    return {name: getattr(import_module(f"{root}.{name}.component"), name) for name in names}
+    return {name: getattr(import_module(f"{root}.{name}.component"), name) for name in stages()}
+
+
+def stages() -> list[str]:
+    """Names of all components."""
+    return sorted(path.parent.name for path in (HERE.parent / "components").glob("*/component.py"))
+
+
+def compiled(component: BaseComponent, platform: Platform) -> str:
+    """The YAML of a pipeline or component, with a platform's images, URIs and settings in it.
+
+    Raises:
+        UserError: The platform has settings of a stage that there is not.
+    """
+    settings.checked(platform, stages())
+    with tempfile.TemporaryDirectory(prefix="flywheel-compile-") as folder:
+        path = Path(folder, "compiled.yaml")
+        compiler.Compiler().compile(component, str(path))
+        spec = next(yaml.safe_load_all(path.read_text()))
+    _fill_in(spec, platform)
+    pods = {executor: settings.pod(_stage(executor), platform) for executor in spec["deploymentSpec"]["executors"]}
+    documents = [spec]
+    if any(pods.values()):
+        documents.append({"platforms": {"kubernetes": {"deploymentSpec": {"executors": pods}}}})
+    return str(yaml.safe_dump_all(documents, sort_keys=False, width=120))
+
+
+def compile_components(platform: Platform, folder: Path) -> list[Path]:
+    """Compile every component to YAML, and write the page that tells of them.
+
+    Args:
+        folder: Receives `<stage>.yaml` and `index.html`.
+    """
+    written, told = [], {}
+    for name, component in components().items():
+        text = compiled(component, platform)
+        written.append(_write(folder / f"{name}.yaml", text))
+        (executor,) = yaml.safe_load(text.partition("\n---\n")[0])["deploymentSpec"]["executors"].values()
+        told[name] = component, executor["container"]["image"]
+    return [*written, _write(folder / "index.html", catalogue_page.render(told))]
 
 
 def compile_all(platform: Platform, folder: Path) -> list[Path]:
-    """Compile every pipeline and every component to YAML, with a platform's images and URIs as defaults.
+    """Compile every pipeline and every component to YAML.
 
     Args:
-        platform: What the parameter `platform` is filled with.
-        folder: Receives `<pipeline>.yaml`, `components/<stage>.yaml`, and for a cluster `reconciler.yaml`.
+        folder: Receives `<pipeline>.yaml`, the folder `components`, and for a cluster `reconciler.yaml`.
     """
-    written = []
-    for part, found in (("", pipelines()), ("components", components())):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for name, component in found.items():
-            path = folder / part / f"{name}.yaml"
-            compiler.Compiler().compile(component, str(path))
-            documents = list(yaml.safe_load_all(path.read_text()))
-            _fill_in(documents[0], platform)
-            if platform.pods.secrets:
-                documents[1:] = [_secrets_of(documents[0], platform)]
-            path.write_text(yaml.safe_dump_all(documents, sort_keys=False, width=120))
-            written.append(path)
+    written = [_write(folder / f"{name}.yaml", compiled(found, platform)) for name, found in pipelines().items()]
+    written += compile_components(platform, folder / "components")
     if platform.serving.startswith("kserve://"):
         from ..components.runtime.adapters.kserve.reconciler import deployment
 
-        path = folder / "reconciler.yaml"
-        path.write_text(yaml.safe_dump(deployment(platform), sort_keys=False, width=120))
-        written.append(path)
+        written.append(_write(folder / RECONCILER, yaml.safe_dump(deployment(platform), sort_keys=False, width=120)))
     return written
 
 
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
 def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
-    """Set the platform as the default, its images in place of the released ones, and the environment of its pods."""
+    """Set the platform as the default, its images in place of the released ones, and what pods are to have."""
     # In the components too: whoever loads one from its file gets their defaults, not the root's.
     for part in (spec["root"], *spec["components"].values()):
         inputs = part.get("inputDefinitions", {}).get("parameters", {})
         if "platform" in inputs:
             inputs["platform"] |= {"defaultValue": platform.line(), "isOptional": True}
     released = {getattr(images, profile.upper()): name for profile, name in platform.images.items()}
-    for executor in spec["deploymentSpec"]["executors"].values():
-        container = executor.get("container", {})
+    for executor, made in spec["deploymentSpec"]["executors"].items():
+        container = made.get("container", {})
         container["image"] = released.get(container.get("image"), container.get("image"))
         if platform.pods.env:
             container["env"] = [{"name": name, "value": value} for name, value in platform.pods.env.items()]
+        if asked := settings.resources(_stage(executor), platform):
+            container["resources"] = asked
 
 
-def _secrets_of(spec: dict[str, Any], platform: Platform) -> dict[str, Any]:
-    """KFP's second document: which secrets become environment variables of the steps, by name."""
-    secrets = platform.pods.secrets.items()
-    executors = {
-        executor: {"secretAsEnv": [_as_environment(name, keys) for name, keys in secrets]}
-        for executor in spec["deploymentSpec"]["executors"]
-    }
-    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+def _stage(executor: str) -> str:
+    """The stage that an executor is of: KFP numbers those of a stage that is used twice."""
+    return re.sub(r"-[0-9]+$", "", executor.removeprefix("exec-")).replace("-", "_")
 
 
-def _as_environment(secret: str, keys: Iterable[str]) -> dict[str, Any]:
-    return {
-        "secretName": secret,
-        "secretNameParameter": {"runtimeValue": {"constant": secret}},
-        "keyToEnv": [{"secretKey": key, "envVar": key} for key in keys],
-    }
+if __name__ == "__main__":
+    print(compiled(pipelines()[sys.argv[1]], Platform.parse(sys.stdin.read())), end="")

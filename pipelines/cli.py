@@ -1,16 +1,27 @@
 """The command `flywheel`. Modules are imported where they are used: `flywheel --help` has to be quick."""
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from . import remote
+from .options import (
+    PORT,
+    ROOT,
+    Config,
+    Data,
+    Endpoint,
+    Json,
+    Parameters,
+    PlatformFile,
+    Port,
+    Root,
+    platform_of,
+    print_json,
+)
 from .parameters import WithParameters
-
-if TYPE_CHECKING:
-    from ..components.runtime.config import Platform
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 a step failed or a check did not pass, 2 wrong input, 3 a backend failed or is away, "
@@ -24,41 +35,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Root = Annotated[Path, typer.Option("--root", help="Folder of this machine's store, registry and endpoints.")]
-PlatformFile = Annotated[Path | None, typer.Option("--platform", help="Platform file; without one, this machine.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
-Endpoint = Annotated[str, typer.Option("--endpoint", help="Name of the endpoint.")]
-Port = Annotated[int, typer.Option("--port", help="Port of the endpoint on 127.0.0.1.", min=0, max=65535)]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")]
-Parameters = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")]
-ROOT, PORT = Path(".flywheel"), 8600
-
-
-def _platform(root: Path, file: Path | None) -> "Platform":
-    from .platforms import read_platform
-
-    return read_platform(root, file)
-
-
-def _print_json(document: object) -> None:
-    json.dump(document, sys.stdout, indent=1)
-    print()
-
 
 def _run(
     pipeline: str, parameters: dict[str, object], root: Path, platform: Path | None, port: int, as_json: bool
 ) -> NoReturn:
     from . import running
 
-    outcome = running.run(parameters, _platform(root, platform), root, port, quiet=as_json, pipeline=pipeline)
+    outcome = running.run(parameters, platform_of(root, platform), root, port, quiet=as_json, pipeline=pipeline)
     if as_json:
-        _print_json(outcome.document())
+        print_json(outcome.document())
     raise typer.Exit(outcome.exit_code)
 
 
 @app.command(cls=WithParameters)
 def run(
-    data: Annotated[str, typer.Option("--data", help="Folder or data.yaml of a YOLO data set.")] = "",
+    data: Data = "",
     config: Config = None,
     parameter: Parameters = None,
     root: Root = ROOT,
@@ -81,9 +72,17 @@ def run(
     _run("flywheel", parameters, root, platform, port, as_json)
 
 
+app.command(cls=WithParameters)(remote.submit)
+app.add_typer(remote.runs, name="runs")
+app.add_typer(remote.schedule, name="schedule")
+
+
 @app.command()
 def compile(
     out: Annotated[Path, typer.Option("--out", help="Folder that receives the YAML files.")] = Path("build/compiled"),
+    components: Annotated[
+        Path | None, typer.Option("--components", help="Folder that receives the components only, with a page.")
+    ] = None,
     root: Root = ROOT,
     platform: PlatformFile = None,
     as_json: Json = False,
@@ -93,12 +92,15 @@ def compile(
     \b
     Examples:
       flywheel compile --platform cluster.yaml --out build/compiled
+      flywheel compile --platform cluster.yaml --components build/components
     """
-    from .catalogue import compile_all
+    from . import catalogue
 
-    paths = [str(path) for path in compile_all(_platform(root, platform), out)]
+    chosen = platform_of(root, platform)
+    made = catalogue.compile_components(chosen, components) if components else catalogue.compile_all(chosen, out)
+    paths = [str(path) for path in made]
     if as_json:
-        _print_json(paths)
+        print_json(paths)
     else:
         print(*paths, sep="\n")
 
@@ -115,7 +117,7 @@ def serve(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT) -
       flywheel serve --port 8700
       flywheel serve --platform cluster.yaml
     """
-    chosen = _platform(root, platform)
+    chosen = platform_of(root, platform)
     if chosen.serving.startswith("kserve://"):
         from ..components.serving import keeper
 
@@ -143,9 +145,9 @@ def predict(
     """
     from . import asking
 
-    answer = asking.predict(image, endpoint, out or Path(f"{image.stem}.boxes.jpg"), _platform(root, platform))
+    answer = asking.predict(image, endpoint, out or Path(f"{image.stem}.boxes.jpg"), platform_of(root, platform))
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         asking.show(answer)
 
@@ -173,9 +175,9 @@ def traffic(
     """
     from . import traffic as driving
 
-    found, interrupted = driving.drive(folder, endpoint, rate, requests, seconds, seed, _platform(root, platform))
+    found, interrupted = driving.drive(folder, endpoint, rate, requests, seconds, seed, platform_of(root, platform))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         driving.show(found)
     raise typer.Exit(130 if interrupted else int(found["failed"] > 0))
@@ -194,9 +196,9 @@ def status(
     """
     from . import asking
 
-    found = asking.status(endpoint, _platform(root, platform))
+    found = asking.status(endpoint, platform_of(root, platform))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         asking.show_status(found)
 
@@ -218,9 +220,9 @@ def history(
     """
     from . import history as past
 
-    found = past.told(endpoint, at, _platform(root, platform))
+    found = past.told(endpoint, at, platform_of(root, platform))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         past.show(found)
 
@@ -253,7 +255,7 @@ def watch(
     from . import watch as watching
 
     given = (data, config, every, endpoint, once)
-    raise typer.Exit(watching.watch(*given, _platform(root, platform), root, port, watching.sayer(as_json)))
+    raise typer.Exit(watching.watch(*given, platform_of(root, platform), root, port, watching.sayer(as_json)))
 
 
 @app.command()
@@ -291,9 +293,9 @@ def rollout(
     from . import gitops
 
     target = gitops.Target(git, git_branch, git_path.rstrip("/"))
-    outcome, entered = gitops.roll(parameters, _platform(root, platform), root, port, as_json, target)
+    outcome, entered = gitops.roll(parameters, platform_of(root, platform), root, port, as_json, target)
     if as_json:
-        _print_json(outcome.document() | {"git": vars(entered)})
+        print_json(outcome.document() | {"git": vars(entered)})
     else:
         gitops.show(entered)
     raise typer.Exit(outcome.exit_code)
@@ -328,9 +330,9 @@ def rollback(
 def _decide(how: str, endpoint: str, root: Path, platform: Path | None, as_json: bool) -> None:
     from . import deciding
 
-    document = deciding.decide(how, endpoint, _platform(root, platform))
+    document = deciding.decide(how, endpoint, platform_of(root, platform))
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         deciding.show(document)
 
@@ -369,9 +371,9 @@ def doctor(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT, 
     """
     from . import doctor as doctors
 
-    checks = doctors.examine(_platform(root, platform), root, port)
+    checks = doctors.examine(platform_of(root, platform), root, port)
     if as_json:
-        _print_json([vars(check) for check in checks])
+        print_json([vars(check) for check in checks])
     else:
         doctors.show(checks)
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
@@ -396,7 +398,7 @@ def demo(
 
     outcome = demonstration.play(root, port, quiet=as_json)
     if as_json:
-        _print_json(outcome)
+        print_json(outcome)
 
 
 def main() -> None:

@@ -5,8 +5,10 @@ import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from rich.markup import escape
 
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError
-from ..components.runtime.wiring import connect
+from ..components.runtime.wiring import World, connect
 
 NEEDED_GB = 5
 PROFILES = {
@@ -35,28 +37,49 @@ class Check:
     next: str = ""
 
 
+Probe = Callable[[], Check]
+
+
 def examine(platform: Platform, root: Path, port: int) -> list[Check]:
     """Look at every backend of a platform, and at this machine. Each check stands for itself: none hides another."""
-    probes: list[tuple[str, Callable[[], Check]]] = [
+    world = connect(platform)
+    probes: list[tuple[str, Probe]] = [
         ("python", _python),
-        *[(profile, lambda profile=profile: _packages(profile)) for profile in PROFILES],
-        ("cpus", lambda: Check("cpus", True, f"{os.cpu_count()}")),
-        ("disk", lambda: _disk(root)),
-        ("store", lambda: _store(platform)),
-        ("tracking", lambda: _tracking(platform)),
-        ("serving", lambda: _serving(platform, port)),
+        *_machine(platform, root, port),
+        ("store", lambda: _store(world)),
+        ("tracking", lambda: _tracking(world)),
     ]
-    if platform.serving.startswith("kserve://") and platform.pods.scales:
-        probes.append(("scaling", lambda: _scaling(platform)))
-    checks = []
-    for name, probe in probes:
-        try:
-            checks.append(probe())
-        except FlywheelError as error:
-            checks.append(Check(name, False, error.message, error.next))
-        except ImportError as error:
-            checks.append(Check(name, False, f"{error.name} is not installed", "make setup"))
-    return checks
+    if platform.jobs.startswith("rayjob://") or platform.serving.startswith("kserve://"):
+        from . import doctor_cluster
+
+        probes += doctor_cluster.probes(world)
+    if platform.telemetry.startswith("prometheus+"):
+        probes.append(("telemetry", lambda: _telemetry(world)))
+    if platform.runs.startswith("kfp+"):
+        probes.append(("kubeflow", lambda: _kubeflow(world)))
+    with ThreadPoolExecutor(len(probes)) as pool:  # most of the time is spent waiting
+        return list(pool.map(lambda probe: _examined(*probe), probes))
+
+
+def _examined(name: str, probe: Probe) -> Check:
+    try:
+        return probe()
+    except FlywheelError as error:
+        return Check(name, False, error.message, error.next)
+    except ImportError as error:
+        return Check(name, False, f"{error.name} is not installed", "make setup")
+
+
+def _machine(platform: Platform, root: Path, port: int) -> Iterator[tuple[str, Probe]]:
+    """What this machine has to have, for what it does itself."""
+    here = {"steps": True, "train": platform.jobs == "local://", "serve": platform.serving.startswith("local://")}
+    for profile in (profile for profile in PROFILES if here[profile]):
+        yield profile, partial(_packages, profile)
+    if here["train"]:
+        yield "cpus", lambda: Check("cpus", True, f"{os.cpu_count()}")
+        yield "disk", lambda: _disk(root)
+    if here["serve"]:
+        yield "serving", lambda: _serving(platform, port)
 
 
 def _python() -> Check:
@@ -84,33 +107,28 @@ def _disk(root: Path) -> Check:
     )
 
 
-def _store(platform: Platform) -> Check:
-    store, probe = connect(platform).store, uuid.uuid4().hex
+def _store(world: World) -> Check:
+    store, probe = world.store, uuid.uuid4().hex
     uri = store.put("doctor/probe", b"written once")
     if store.get(uri) != b"written once" or store.exists(f"doctor/{probe}"):
         return Check("store", False, f"{store.root} gives back other bytes than were written", "use another store")
     return Check("store", True, f"{store.root} is readable and writable")
 
 
-def _tracking(platform: Platform) -> Check:
-    client = connect(platform).mlflow
+def _tracking(world: World) -> Check:
+    client, uri = world.mlflow, world.platform.tracking
     from mlflow.exceptions import MlflowException
 
     try:
         client.search_registered_models(max_results=1)
     except MlflowException as error:
         what = str(error).partition("\n")[0]
-        return Check("tracking", False, f"{platform.tracking}: {what}", "start MLflow there, or correct tracking")
-    return Check("tracking", True, platform.tracking)
+        return Check("tracking", False, f"{uri}: {what}", "start MLflow there, or correct tracking")
+    return Check("tracking", True, uri)
 
 
 def _serving(platform: Platform, port: int) -> Check:
-    serving = connect(platform).serving
-    url = serving.url("detector")
-    if platform.serving.startswith("kserve://"):
-        serving.read("detector")
-        return Check("serving", True, f"{platform.serving} answers" + (f"; an endpoint is at {url}" if url else ""))
-    if url:
+    if url := connect(platform).serving.url("detector"):
         return Check("serving", True, f"flywheel serve is at work: {url}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,15 +139,16 @@ def _serving(platform: Platform, port: int) -> Check:
     return Check("serving", True, f"port {port} is free for flywheel serve")
 
 
-def _scaling(platform: Platform) -> Check:
-    if connect(platform).measures_pods():
-        return Check("scaling", True, f"{platform.pods.min_replicas} to {platform.pods.most_replicas} pods a version")
-    return Check(
-        "scaling",
-        False,
-        "the cluster has no metrics API (metrics.k8s.io): no version gets more pods under load",
-        "install metrics-server, or take max_replicas out of the platform file",
-    )
+def _telemetry(world: World) -> Check:
+    found = world.scraped()
+    uri = world.platform.telemetry.removeprefix("prometheus+")
+    return Check("telemetry", True, f"{uri} answers, and scrapes {found} pods of the namespace")
+
+
+def _kubeflow(world: World) -> Check:
+    found = world.runs.list(1)
+    last = f"; the last run is {found[0].request.name}: {found[0].state}" if found else "; no run yet"
+    return Check("kubeflow", True, f"Kubeflow Pipelines answers{last}")
 
 
 def show(checks: list[Check]) -> None:

@@ -17,7 +17,7 @@ from ..components.runtime.adapters.local.jobs import LocalJobs
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import JobFailed
 from ..components.runtime.ports import JobSpec
-from ..components.runtime.step import StepRecord, run_records
+from ..components.runtime.step import MARK, StepRecord, run_records
 from ..components.runtime.wiring import connect
 
 
@@ -62,7 +62,7 @@ def run(
         def line(text: str) -> None:
             nonlocal started
             print(text, file=file, flush=True)
-            _, mark, said = text.partition("flywheel | ")
+            _, mark, said = text.partition(MARK)
             if mark:
                 started = started or said.partition("started in run ")[2]
                 on_line(said)

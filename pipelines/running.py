@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..components.runtime import config
 from ..components.runtime.config import Platform
 from ..components.runtime.decisions import Outcome, concluded
 from ..components.runtime.errors import UserError
+from ..components.runtime.step import StepRecord
 from ..components.runtime.wiring import connect
 from . import local
 from .platforms import read_yaml
@@ -42,6 +43,35 @@ def read_parameters(data: str, file: Path | None, pairs: list[str]) -> dict[str,
     if not given.get("source"):
         raise UserError("no data set was named.", "flywheel run --data path/to/data.yaml")
     return check("flywheel", given)
+
+
+def parameters_for(pipeline: str, data: str, file: Path | None, pairs: list[str]) -> dict[str, Any]:
+    """The checked parameters of any pipeline: a file, then NAME=VALUE pairs, then --data; later ones win.
+
+    Raises:
+        UserError: There is no such pipeline, or a parameter is unknown, wrong or missing.
+    """
+    if pipeline == "flywheel":
+        return read_parameters(data, file, pairs)
+    if data:
+        raise UserError(f"{pipeline} takes no --data.", f"flywheel submit {pipeline}, without it")
+    given = gather(file, pairs)
+    return for_monitor(given) if pipeline == "monitor" else check(pipeline, given)
+
+
+def for_monitor(given: Mapping[str, object]) -> dict[str, Any]:
+    """The checked parameters of the monitor. Those of the flywheel among them are what it retrains with.
+
+    Raises:
+        UserError: One is unknown or wrong.
+    """
+    known = config.names_of((config.Monitor,))
+    monitor = check("monitor", {name: given[name] for name in known if name in given})
+    rest = {name: value for name, value in given.items() if name not in known}
+    check("flywheel", {"source": "none"} | rest)
+    if not monitor["retrain_with"]:  # as it was trained, but for what makes it a retraining
+        monitor["retrain_with"] = "\n".join(f"{name}={value}" for name, value in rest.items() if name != "source")
+    return monitor
 
 
 def gather(file: Path | None, pairs: list[str]) -> dict[str, object]:
@@ -95,8 +125,7 @@ class Ended:
 
     @property
     def reason(self) -> str:
-        said = [step.sentence for step in self.run.steps if step.step != "notify"][-1:]
-        return self.run.failure or (self.outcome.reason if self.outcome else "".join(said))
+        return self.run.failure or (self.outcome.reason if self.outcome else last_sentence(self.run.steps))
 
     def document(self) -> dict[str, object]:
         return {
@@ -117,12 +146,17 @@ class Progress:
         self.status = console.status("starting")
         self._since: dict[str, float] = {}
 
-    def line(self, said: str) -> None:
+    def line(self, said: str, seconds: float | None = None) -> None:
+        """Show a line that a step said.
+
+        Args:
+            seconds: How long the step has been at work; without it, since its first line.
+        """
         step, _, rest = said.partition(": ")
-        self._since.setdefault(step, time.monotonic())
+        since = self._since.setdefault(step, time.monotonic())
         outcome, _, sentence = rest.partition(": ")
         if outcome in MARKS:
-            seconds = time.monotonic() - self._since[step]
+            seconds = time.monotonic() - since if seconds is None else seconds
             self.console.print(f"{MARKS[outcome]} [bold]{step:9}[/] {seconds:6.1f} s  {escape(json.loads(sentence))}")
         else:
             self.status.update(f"[bold]{step}[/] {escape(rest)}")
@@ -131,7 +165,7 @@ class Progress:
 
 
 @contextmanager
-def _shown(quiet: bool) -> Iterator[Progress]:
+def shown(quiet: bool) -> Iterator[Progress]:
     progress = Progress(Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True))
     with progress.status:
         yield progress
@@ -152,9 +186,9 @@ def run(
     log = root / "runs" / time.strftime(f"%Y%m%d-%H%M%S-{pipeline}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     served_here = platform.serving.startswith("local://")
-    with serving(platform, port) if served_here else nullcontext(), _shown(quiet) as progress:
+    with serving(platform, port) if served_here else nullcontext(), shown(quiet) as progress:
         ended = local.run(pipeline, parameters, platform, log, progress.line)
-    outcome = _last_word(ended, platform) if pipeline == "flywheel" else None
+    outcome = last_word(ended.steps, platform) if pipeline == "flywheel" else None
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     if ended.failure:
         console.print(f"[red]failed[/] {escape(ended.failure)}\nlog: {log}")
@@ -163,9 +197,14 @@ def run(
     return Ended(ended, outcome, log)
 
 
-def _last_word(ended: local.Run, platform: Platform) -> Outcome | None:
-    """The outcome that stands for the data version of this run."""
-    ids = {step.step: step.artifact for step in ended.steps}
+def last_sentence(steps: Sequence[StepRecord]) -> str:
+    """What the last step that decided something said."""
+    return "".join([step.sentence for step in steps if step.step != "notify"][-1:])
+
+
+def last_word(steps: Sequence[StepRecord], platform: Platform) -> Outcome | None:
+    """The outcome that stands for the data version of a run with these steps."""
+    ids = {step.step: step.artifact for step in steps}
     if "snapshot" not in ids or "resolve" not in ids:
         return None
     from ..components.runtime.artifacts import Resolution

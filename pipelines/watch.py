@@ -20,12 +20,12 @@ from ..components.runtime import config
 from ..components.runtime.artifacts import content_id
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError, PlatformError
-from ..components.runtime.ports import RunEnded, RunRequest
+from ..components.runtime.ports import RunRequest
 from ..components.runtime.wiring import connect, open_store
 from ..components.serving.serve import serving
 from . import running
 from .platforms import read_yaml
-from .watcher import AWAY, NewData, Schedule, Watcher, queue_of
+from .watcher import AWAY, NewData, RunEnded, Schedule, Watcher, queue_of
 
 LOOK_S = 2.0
 REMOTE_LOOK_S = 30.0
@@ -110,13 +110,10 @@ def parameters(data: str, file: Path | None, endpoint: str) -> tuple[dict[str, A
     given: dict[str, Any] = dict(read_yaml(file, "config")) if file else {}
     given |= {"endpoint": endpoint} if endpoint else {}
     given |= {"source": running.source_of(data)} if data else {}
+    monitor = running.for_monitor(given)
     of_monitor = config.names_of((config.Monitor,))
-    monitor = running.check("monitor", {name: given[name] for name in of_monitor if name in given})
     rest = {name: value for name, value in given.items() if name not in of_monitor or name == "endpoint"}
     flywheel = running.check("flywheel", {"source": "none"} | rest)
-    if not monitor["retrain_with"]:  # as it was trained, but for what makes it a retraining
-        kept = {name: value for name, value in rest.items() if name not in ("source", "endpoint")}
-        monitor["retrain_with"] = "\n".join(f"{name}={value}" for name, value in kept.items())
     return flywheel | {"source": given.get("source", "")}, monitor
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..components.runtime.adapters.local.runs import LocalRuns
+from ..components.runtime.adapters.local.runs import RunEnded as RunEnded
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError, UserError
-from ..components.runtime.ports import RunEnded, RunRequest
+from ..components.runtime.ports import RunRequest
 from ..components.runtime.wiring import connect
 
 AWAY = 3

@@ -1,5 +1,6 @@
 """Fixtures that more than one test file needs: a platform in a temporary folder, and data sets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.wiring import World, connect
 
 pytest_plugins = ["tests.cluster.fixtures"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("kfp") and not os.environ.get("FLYWHEEL_KFP_HOST"):
+        pytest.skip("no Kubeflow Pipelines: FLYWHEEL_KFP_HOST=http://HOST:PORT names one")
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from ..runtime.config import Evaluate
 from ..runtime.decisions import Outcome, conclude
 from ..runtime.errors import PlatformError, UserError
 from ..runtime.ports import Store
+from ..runtime.shown import Log, nothing
 from ..runtime.step import step
-from ..runtime.tracking import track_report
+from ..runtime.tracking import metrics_of, track_report
 from .gate import Measured, Older, judge
 
 DRAWN = 12
@@ -120,7 +121,7 @@ def champion_of(store: Store, resolution: Resolution) -> ModelPackage | None:
 def run(
     package: str, champion: str, dataset: str, report: str, page: str, config: str, min_map50: float,
     min_class_map50: float, margin: float, min_images: int, old_margin: float, max_latency_ms: float,
-    max_size_mb: float, platform: str, run_id: str,
+    max_size_mb: float, platform: str, run_id: str, log: Log = nothing,
 ) -> str:  # fmt: skip
     """Judge and write EvalReport and page to their paths; see `component.evaluate`."""
     with step("evaluate", platform, run_id) as here:
@@ -147,6 +148,8 @@ def run(
         Path(page).parent.mkdir(parents=True, exist_ok=True)
         Path(page).write_bytes(html)
         made.write(report)
+        for name, value in metrics_of(made.challenger_scores).items():
+            log(name.replace("/", "_"), value)
         warning = ""
         if made.decision != "pass":  # otherwise register logs it, and rollout concludes
             warning = track_report(lambda: here.world.mlflow, challenger.tracking_run, made)

@@ -31,8 +31,8 @@ class Retrainings:
         """Start the flywheel for each request whose labels are all there, once."""
         for request in asked:
             name = f"retrain-{request.id}"
-            if runs is not None and runs.find(name):
-                self.working += [] if runs.ended(name) else [name]
+            if runs is not None and (found := runs.find(name)):
+                self.working += [] if found.over else [name]
                 continue
             missing = asking.missing(landing, request)
             if missing:

@@ -12,6 +12,7 @@ from ..runtime.config import Register
 from ..runtime.errors import PlatformError, UserError
 from ..runtime.manifests import keep
 from ..runtime.releases import release_id
+from ..runtime.shown import mlflow_version, write_links
 from ..runtime.step import step
 from ..runtime.tracking import track_report
 
@@ -139,7 +140,7 @@ def release_of(
     )
 
 
-def run(package: str, report: str, release: str, model: str, platform: str, run_id: str) -> None:
+def run(package: str, report: str, release: str, model: str, platform: str, run_id: str, links: str = "") -> None:
     """Register and write the Release to the path `release`; see `component.register`."""
     with step("register", platform, run_id) as here:
         config = Register.of(model=model)
@@ -152,6 +153,8 @@ def run(package: str, report: str, release: str, model: str, platform: str, run_
         warning = track_report(lambda: here.world.mlflow, judged.tracking_run, why)
         keep(here.store, made)
         made.write(release)
+        page = mlflow_version(here.world.platform.tracking, config.model, version)
+        write_links(links, {"Version in MLflow": page})
         here.artifact, here.outcome = made.id, "reused" if existed else "done"
         said = "was" if existed else "is"
         here.sentence = f"{config.model} version {version} {said} registered for package {judged.id}.{warning}"

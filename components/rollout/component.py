@@ -8,7 +8,8 @@ from ..runtime import images
 @dsl.component(base_image=images.STEPS, install_kfp_package=False)
 def rollout(
     release: dsl.Input[dsl.Artifact], champion: dsl.Input[dsl.Artifact], report: dsl.Output[dsl.Artifact],
-    page: dsl.Output[dsl.HTML], config: str, endpoint: str = "detector", ready_timeout_s: float = 300.0,
+    page: dsl.Output[dsl.HTML], links: dsl.Output[dsl.Markdown], config: str,
+    endpoint: str = "detector", ready_timeout_s: float = 300.0,
     canary_steps: str = "10,50,100", step_requests: int = 100, max_requests: int = 10_000, max_seconds: float = 3600.0,
     look_s: float = 1.0, error_margin: float = 0.01, slow_margin: float = 0.05, replays: int = 200,
     platform: str = "", run_id: str = "",
@@ -22,6 +23,7 @@ def rollout(
         champion: Resolution manifest: the champion that the release was judged against.
         report: RolloutReport manifest.
         page: Page for a person.
+        links: Where the endpoint answers.
         config: Id of the run's configuration, from resolve.
         endpoint: Name of the endpoint.
         ready_timeout_s: Seconds that the release may take to answer.
@@ -43,7 +45,7 @@ def rollout(
     from kfp_flywheel.components.rollout.stage import run
 
     return run(
-        *(release.path, champion.path, report.path, page.path, config, platform, run_id), endpoint=endpoint,
+        *(release.path, champion.path, report.path, page.path, config, platform, run_id, links.path), endpoint=endpoint,
         ready_timeout_s=ready_timeout_s, canary_steps=canary_steps, step_requests=step_requests,
         max_requests=max_requests, max_seconds=max_seconds, look_s=look_s, error_margin=error_margin,
         slow_margin=slow_margin, replays=replays,

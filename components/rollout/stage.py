@@ -19,6 +19,7 @@ from ..runtime.errors import Conflict, FlywheelError, PlatformError, UserError
 from ..runtime.manifests import keep, load
 from ..runtime.packages import fetch_package
 from ..runtime.ports import EndpointState, Served, Store
+from ..runtime.shown import write_links
 from ..runtime.step import say, step
 from ..serving.client import answered_by
 from .canary import Canary, Means
@@ -213,8 +214,9 @@ def report_of(
 
 
 def run(
-    release: str, champion: str, report: str, page: str, config: str, platform: str, run_id: str, **parameters: object
-) -> str:
+    release: str, champion: str, report: str, page: str, config: str, platform: str, run_id: str, links: str = "",
+    **parameters: object,
+) -> str:  # fmt: skip
     """Roll a release out and write RolloutReport and page to their paths; see `component.rollout`.
 
     Args:
@@ -255,5 +257,7 @@ def run(
         Path(page).parent.mkdir(parents=True, exist_ok=True)
         Path(page).write_bytes(get_blob(here.store, made.page))
         made.write(report)
+        infer = f"{url}/v2/models/{endpoint}/infer" if url else ""
+        write_links(links, {"Endpoint": infer, "Who served when": f"flywheel history --endpoint {endpoint}"})
         here.artifact, here.sentence = made.id, f"{WORDS[made.decision]}: {made.reason}"
         return made.decision

@@ -252,6 +252,20 @@ class Pods(Section):
         return self.most_replicas > self.min_replicas
 
 
+class StepPods(Section):
+    """Settings of the pods that Kubeflow Pipelines makes for a stage."""
+
+    cpu: Annotated[str, Meta(pattern=r"^([0-9.]+m?)?$"), "CPU, as 500m or 2; empty leaves it to the cluster"] = ""
+    memory: Annotated[
+        str, Meta(pattern=r"^([0-9.]+[EPTGMK]i?)?$"), "Memory, as 2Gi; empty leaves it to the cluster"
+    ] = ""
+    timeout_s: Annotated[int, Meta(ge=0, le=31_536_000), "Seconds after which Kubeflow ends the pod; 0 is never"] = 0
+    labels: Annotated[dict[str, str], "Labels of the pod"] = _empty(dict)
+    node_selector: Annotated[dict[str, str], "Labels that its node must have"] = _empty(dict)
+    tolerations: Annotated[tuple[dict[str, Any], ...], "Taints that it tolerates"] = ()
+    volumes: Annotated[dict[str, str], "PersistentVolumeClaims, and where each is mounted"] = _empty(dict)
+
+
 class Gateway(Section):
     """The gateway before the model servers of a cluster."""
 
@@ -279,7 +293,11 @@ class Platform(Section):
         Meta(pattern=r"^(|local:///.*|prometheus\+https?://.+)$"),
         "local:///folder, where serving is, or prometheus+http://HOST:PORT; none: no canary is judged",
     ] = ""
-    runs: Annotated[str, Meta(pattern=r"^(|local:///.*)$"), "local:///folder, for flywheel watch; or none"] = ""
+    runs: Annotated[
+        str,
+        Meta(pattern=r"^(|local:///.*|kfp\+https?://[^/?]+.*)$"),
+        "local:///folder, for flywheel watch, or kfp+http://HOST:PORT?namespace=NAME&token=ENV&ui=URL; or none",
+    ] = ""
     landing: Annotated[
         str, Meta(pattern=r"^(|(file:///|(s3|gs)://[a-z0-9]).*)$"), "Where images wait for labels: like store; or none"
     ] = ""
@@ -290,7 +308,9 @@ class Platform(Section):
     log_share: Annotated[Fraction, "Share of the requests that the prediction log keeps"] = 1.0
     images: Annotated[dict[str, str], "Image of each profile: steps, train, serve, monitor"] = _empty(dict)
     pods: Annotated[Pods, "Settings of the pods that are made on a cluster"] = Pods()
-
+    steps: Annotated[dict[str, StepPods], "Settings of Kubeflow's pods by stage; those of `all` hold for each"] = (
+        _empty(dict)
+    )
     gateway: Annotated[Gateway | None, "The gateway of the cluster; kserve:// needs it"] = None
 
     def __post_init__(self) -> None:

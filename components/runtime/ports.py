@@ -279,31 +279,108 @@ class RunRequest(Record):
     at: float
 
 
-class RunEnded(Record):
-    """What came of a run."""
+class RunState(Record):
+    """What has become of a run that was asked for.
+
+    Args:
+        state: On one machine, a run that `flywheel watch` is at work on counts as waiting.
+        run: The id that its steps' records stand under; empty as long as there is none.
+        reason: Why it ended so, as far as the backend knows.
+        seconds: From its start to its end, or until now.
+        url: Where a person sees it; may be empty.
+    """
+
+    request: RunRequest
+    state: Literal["waiting", "running", "succeeded", "failed", "cancelled"]
+    run: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+    url: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("waiting", "running")
+
+
+class Task(Record):
+    """A step of a run, as the backend sees it.
+
+    Args:
+        seconds: From its start to its end, or until now.
+        printed: All that it has printed so far, as far as the backend tells.
+    """
 
     name: str
-    run: str
-    decision: str
-    reason: str
-    exit_code: int
+    state: Literal["waiting", "running", "succeeded", "failed", "skipped", "cancelled"]
+    seconds: float = 0.0
+    printed: str = ""
 
 
 class Runs(Protocol):
-    """Pipeline runs that are started by others than people."""
+    """Runs of pipelines, worked off by others."""
 
     def start(self, request: RunRequest) -> bool:
         """Have a run started, without waiting for it; whether it is a new one."""
         ...
 
-    def find(self, name: str) -> RunRequest | None:
-        """The run of this name, if it was ever asked for."""
+    def find(self, name: str) -> RunState | None:
+        """The run of this name, or of this id, if it was ever asked for."""
         ...
 
-    def ended(self, name: str) -> RunEnded | None:
-        """What came of it; none while it waits or works."""
+    def tasks(self, state: RunState) -> "list[Task]":
+        """A run's steps that have begun, in order; none where the backend does not tell."""
         ...
 
-    def list(self) -> list[RunRequest]:
-        """All runs that were asked for, oldest first."""
+    def cancel(self, state: RunState) -> None:
+        """End a run. One that is over is no error."""
         ...
+
+    def list(self, limit: int) -> "list[RunState]":
+        """The newest runs, the newest first."""
+        ...
+
+
+class Schedule(Record):
+    """Runs of a pipeline at times that cron names.
+
+    Args:
+        name: There is one of a name.
+        parameters: The pipeline's, but `platform`.
+        cron: Five fields: minute, hour, day, month, weekday; in UTC.
+        paused: Whether no run is started.
+        says: The cron in words; not needed to make one.
+    """
+
+    name: str
+    pipeline: str
+    parameters: dict[str, str | int | float | bool]
+    cron: str
+    paused: bool = False
+    says: str = ""
+
+
+class Schedules(Protocol):
+    """Who starts runs at their times, one run of a schedule at a time."""
+
+    def put(self, schedule: Schedule, say: Callable[[str], None]) -> str:
+        """Have a schedule as it is wanted: `created`, `replaced` or `unchanged`.
+
+        Args:
+            say: Is told what is waited for: the last run of a schedule that is replaced.
+
+        Raises:
+            UserError: The cron is none.
+        """
+        ...
+
+    def pause(self, name: str) -> None:
+        """Start no run until it is resumed."""
+        ...
+
+    def resume(self, name: str) -> None: ...
+
+    def delete(self, name: str, say: Callable[[str], None]) -> None:
+        """Delete a schedule; a run of it that is at work is waited for."""
+        ...
+
+    def list(self) -> "list[Schedule]": ...

@@ -45,9 +45,13 @@ def code_version() -> str:
     return f"{VERSION}+{digest.hexdigest()[:12]}"
 
 
+MARK = "flywheel | "
+"""Begins each line for whoever watches the run."""
+
+
 def say(line: str) -> None:
     """One line for whoever watches the run."""
-    print(f"flywheel | {line}", flush=True)
+    print(f"{MARK}{line}", flush=True)
 
 
 class Step:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from .config import Platform
 from .errors import UserError
-from .ports import Jobs, Notifier, Runs, Serving, Store, Telemetry
+from .ports import Jobs, Notifier, Runs, Schedules, Serving, Store, Telemetry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from .adapters.cluster import Cluster
 
 
 def open_store(root: str) -> Store:
@@ -76,11 +78,12 @@ class World:
 
         return LocalServing(self.platform.serving)
 
-    def measures_pods(self) -> bool:
-        """Whether the cluster measures its pods: without, their number cannot follow the load."""
-        from .adapters import kubernetes
+    @cached_property
+    def cluster(self) -> "Cluster":
+        """The cluster itself, for `flywheel doctor`; stages have no use for it."""
+        from .adapters.cluster import Cluster
 
-        return kubernetes.has_group(kubernetes.connect(), "metrics.k8s.io")
+        return Cluster()
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -97,15 +100,38 @@ class World:
 
         return LocalTelemetry(self.platform.telemetry)
 
+    def scraped(self) -> int:
+        """How many pods Prometheus counts in the namespace of the endpoints."""
+        from .adapters.prometheus.telemetry import Prometheus
+
+        assert isinstance(self.telemetry, Prometheus)
+        return self.telemetry.targets()
+
     @cached_property
     def runs(self) -> Runs:
         if not self.platform.runs:
             raise UserError(
-                "runs is missing: nobody works off what is asked for.", "runs: local:///folder in the platform file"
+                "runs is missing: nobody works off what is asked for.",
+                "runs: local:///folder or kfp+http://HOST:PORT in the platform file",
             )
+        if self.platform.runs.startswith("kfp+"):
+            from .adapters.kfp.runs import KfpRuns
+
+            return KfpRuns(self.platform, self.store)
         from .adapters.local.runs import LocalRuns
 
         return LocalRuns(self.platform.runs)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        if not self.platform.runs.startswith("kfp+"):
+            raise UserError(
+                "schedules are kept by Kubeflow Pipelines, and runs names none.",
+                "flywheel watch is the schedule of one machine; on a cluster: runs: kfp+http://HOST:PORT",
+            )
+        from .adapters.kfp.schedules import KfpSchedules
+
+        return KfpSchedules(self.platform)
 
     @cached_property
     def notifiers(self) -> dict[str, Notifier]:

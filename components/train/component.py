@@ -10,6 +10,8 @@ def train(
     dataset: dsl.Input[dsl.Dataset],
     champion: dsl.Input[dsl.Artifact],
     package: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    links: dsl.Output[dsl.Markdown],
     architecture: str = "yolo11n",
     image_size: int = 640,
     epochs: int = 50,
@@ -33,6 +35,8 @@ def train(
         dataset: The DatasetVersion to train on.
         champion: The Resolution that names the champion, whose checkpoint may be trained on.
         package: Receives the ModelPackage.
+        metrics: Receives the best validation mAP50, epochs and seconds.
+        links: Receives where the run is in MLflow, and the name of its job.
         architecture: narrow, or the name of an ultralytics architecture.
         image_size: Side of the square input, in pixels.
         epochs: Passes over the training images.
@@ -53,7 +57,7 @@ def train(
     from kfp_flywheel.components.train.stage import run
 
     return run(
-        *(dataset.path, champion.path, package.path, platform, run_id),
+        *(dataset.path, champion.path, package.path, platform, run_id, links.path, metrics.log_metric),
         architecture=architecture,
         image_size=image_size,
         epochs=epochs,

@@ -9,17 +9,23 @@ from ..runtime.errors import DataError, JobFailed, UserError
 from ..runtime.images import TRAIN
 from ..runtime.manifests import load
 from ..runtime.ports import Jobs, JobSpec, Store
-from ..runtime.step import code_version, say, step
+from ..runtime.shown import Log, mlflow_run, nothing, write_links
+from ..runtime.step import MARK, code_version, say, step
 from .spec import MODULE, TrainSpec
 
 
-def run(dataset: str, champion: str, package: str, platform: str, run_id: str, **parameters: object) -> None:
+def run(
+    dataset: str, champion: str, package: str, platform: str, run_id: str, links: str = "", log: Log = nothing,
+    **parameters: object,
+) -> None:  # fmt: skip
     """Train, unless the same data, configuration and code have given a package before.
 
     Args:
         dataset: Path of a DatasetVersion.
         champion: Path of a Resolution.
         package: Receives the path of the ModelPackage.
+        links: Path of a Markdown artifact, or empty.
+        log: Is given the numbers of the training.
         parameters: Fields of config.Train.
     """
     with step("train", platform, run_id) as here:
@@ -45,6 +51,11 @@ def run(dataset: str, champion: str, package: str, platform: str, run_id: str, *
         )
         made.write(package)
         best = max(epoch.metrics.get("map50", 0.0) for epoch in made.curve)
+        log("best_validation_map50", best)
+        log("epochs", len(made.curve))
+        log("seconds", sum(epoch.seconds for epoch in made.curve))
+        run_page = mlflow_run(here.world.platform.tracking, made.tracking_run)
+        write_links(links, {"Run in MLflow": run_page, "Package": f"artifacts/{made.id}.json"})
         here.sentence = (
             f"{config.architecture} trained for {len(made.curve)} epochs on {version.counts['train']} images in "
             f"{sum(epoch.seconds for epoch in made.curve):.0f} s; best validation mAP50 {best:.3f}."
@@ -158,7 +169,7 @@ def train(
 
 def _hand_on(line: str) -> None:
     """Of all that a job prints, what it says to whoever watches."""
-    _, mark, said = line.partition("flywheel | ")
+    _, mark, said = line.partition(MARK)
     if mark:
         say(said)
 

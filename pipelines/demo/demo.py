@@ -35,11 +35,10 @@ from ...components.runtime.config import Platform
 from ...components.runtime.errors import PlatformError, UserError
 from ...components.runtime.manifests import find, keep
 from ...components.runtime.packages import fetch_package
-from ...components.runtime.ports import RunEnded
 from ...components.runtime.wiring import connect
 from .. import running
 from ..platforms import read_yaml
-from ..watcher import queue_of
+from ..watcher import RunEnded, queue_of
 from . import digits, planted
 from .broken import broken
 from .page import Story, render

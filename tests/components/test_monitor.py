@@ -189,7 +189,7 @@ def test_from_quiet_to_a_retraining(watched: Watched) -> None:
     watched.label(asked.folder, asked.images)
     began = watched.monitor(budget=1, retrain_with="epochs=3")
     assert began.started == (f"retrain-{asked.id}",)
-    (queued,) = watched.world.runs.list()
+    (queued,) = [state.request for state in watched.world.runs.list(10)]
     assert (queued.pipeline, queued.parameters["source"], queued.parameters["epochs"]) == ("flywheel", asked.folder, 3)
     assert (queued.parameters["start_from"], queued.parameters["grow_from"]) == ("champion", "champion")
     assert watched.monitor(budget=1).started == ()  # once

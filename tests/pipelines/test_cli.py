@@ -13,8 +13,11 @@ from kfp_flywheel.components.runtime import config
 from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.pipelines import running
 
-COMMANDS = ["run", "compile", "serve", "predict", "traffic", "status", "history", "watch"]
+COMMANDS = ["run", "submit", "compile", "serve", "predict", "traffic", "status", "history", "watch"]
 COMMANDS += ["rollout", "promote", "rollback", "monitor", "doctor", "demo"]
+GROUPS = ["runs", "schedule"]
+PARTS = [f"runs {name}" for name in ("list", "show", "cancel", "logs")]
+PARTS += [f"schedule {name}" for name in ("create", "list", "pause", "resume", "delete")]
 WRONG: dict[str, object] = {
     "max_bad_fraction": 1.5,
     "max_megapixels": 0,
@@ -62,16 +65,21 @@ def flywheel(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *PARTS])
 def test_help_has_examples(command: str, tmp_path: Path) -> None:
-    done = flywheel(command, "--help", folder=tmp_path)
+    done = flywheel(*command.split(), "--help", folder=tmp_path)
     assert done.returncode == 0
     assert "Examples:\n    flywheel " + command in done.stdout
 
 
 def test_every_command_is_tested_here(tmp_path: Path) -> None:
     listed = flywheel("--help", folder=tmp_path).stdout.split("Commands:")[1]
-    assert re.findall(r"^  (\w+) ", listed, flags=re.MULTILINE) == COMMANDS
+    assert re.findall(r"^  (\w+) ", listed, flags=re.MULTILINE) == [*COMMANDS, *GROUPS]
+    for group in GROUPS:
+        listed = flywheel(group, "--help", folder=tmp_path).stdout.split("Commands:")[1]
+        assert [f"{group} {name}" for name in re.findall(r"^  (\w+) ", listed, flags=re.MULTILINE)] == [
+            part for part in PARTS if part.startswith(group)
+        ]
 
 
 def test_help_of_run_lists_every_parameter(tmp_path: Path) -> None:
@@ -146,6 +154,7 @@ def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp
     assert done.returncode == 0, done.stderr
     paths = json.loads(done.stdout)
     assert "out/flywheel.yaml" in paths
+    paths.remove("out/components/index.html")
     assert len(paths) == 3 + 11
     for path in paths:
         spec, kubernetes = yaml.safe_load_all((tmp_path / path).read_text())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.manifests import find
 from kfp_flywheel.components.runtime.wiring import connect
 from kfp_flywheel.components.serving.serve import serving
-from kfp_flywheel.pipelines import asking, running
+from kfp_flywheel.pipelines import asking, catalogue, running
 from kfp_flywheel.pipelines.traffic import Sent, send
 
 from tests.shapes import write
@@ -98,6 +99,22 @@ def test_without_its_last_word_a_run_goes_on_and_reuses_all_work(
     assert again.outcome is not None
     assert again.outcome.decision == "promote"
     assert connect(Platform.local(root)).serving.read("detector") == before
+
+
+@pytest.mark.parametrize("origin", ["imported", "files"])
+def test_every_component_works_in_somebody_elses_pipeline(
+    origin: str, first: running.Ended, root: Path, shapes: Path, tmp_path: Path
+) -> None:
+    platform = Platform.local(root)
+    made = {Path(path).stem for path in catalogue.compile_components(platform, tmp_path / "files")} - {"index"}
+    theirs = [sys.executable, str(Path(__file__).with_name("theirs.py"))]
+    given = [str(tmp_path / origin) if origin == "files" else origin, str(shapes), platform.line(), json.dumps(SMALL)]
+    with serving(platform, 0):
+        done = subprocess.run([*theirs, *given], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    ended = dict(re.findall(r"flywheel \| (\w+): (done|reused): ", done.stdout))
+    assert ended.keys() == made
+    assert ended["train"] == "reused"
 
 
 def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, root: Path, shapes: Path) -> None:

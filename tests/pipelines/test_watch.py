@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kfp_flywheel.components.runtime.adapters.local.runs import LocalRuns
+from kfp_flywheel.components.runtime.adapters.local.runs import LocalRuns, RunEnded
 from kfp_flywheel.components.runtime.adapters.local.serving import LocalServing
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import PlatformError, UserError
-from kfp_flywheel.components.runtime.ports import RunEnded, RunRequest
+from kfp_flywheel.components.runtime.ports import RunRequest
 from kfp_flywheel.pipelines.watch import fingerprint, parameters, served
 from kfp_flywheel.pipelines.watcher import RETRY_S, NewData, Schedule, Watcher, queue_of
 
@@ -74,7 +74,7 @@ def test_a_schedule_comes_at_once_and_then_every_so_often(tmp_path: Path) -> Non
     assert [bool(machine.round(now)) for now in (0, 59, 60, 61, 119, 120)] == [True, False, True, False, False, True]
     assert machine.round(1000) == ["monitor"]  # what was missed is not made up for
     assert machine.round(1001) == []
-    assert machine.runs.list() == []
+    assert machine.runs.list(10) == []
 
 
 def test_new_data_is_used_when_nobody_writes_to_it_any_more(tmp_path: Path) -> None:
@@ -289,7 +289,10 @@ def test_new_data_runs_the_flywheel_and_a_wrong_pipeline_is_said(tmp_path: Path,
     (source / "data.yaml").write_text("names: [")
     done = subprocess.run(command(root, "--once", "--data", str(source)), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stdout + done.stderr
-    unknown, (new,) = runs.ended("unknown"), [each for each in runs.list() if each.name.startswith("data-")]
+    unknown, (new,) = (
+        runs.ended("unknown"),
+        [state.request for state in runs.list(10) if state.request.name.startswith("data-")],
+    )
     assert unknown
     assert "fly is not a pipeline: flywheel" in unknown.reason
     ended = runs.ended(new.name)

@@ -111,13 +111,6 @@ def patiently(call: Callable[[], T], away_s: float = AWAY_S) -> T:
         pause = min(2 * pause, 2.0)
 
 
-def has_group(api: client.ApiClient, group: str) -> bool:
-    """Whether the API server knows a group of kinds, itself or by another server."""
-    with explained("the API server does not say what it knows"):
-        known = patiently(lambda: client.ApisApi(api).get_api_versions()).groups
-    return any(found.name == group for found in known)
-
-
 class Objects:
     """Custom resources in one namespace."""
 

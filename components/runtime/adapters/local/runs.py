@@ -3,16 +3,34 @@
 import contextlib
 import fcntl
 import os
-import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from ...errors import Conflict, Corrupt, PlatformError, UserError
-from ...ports import RunEnded, RunRequest
+from ...errors import Conflict, Corrupt, PlatformError
+from ...ports import RunRequest, RunState, Task
 from ...records import Record, RecordT
 from ..files import partial
+from ..names import NAME, checked
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CANCELLED = 130
+
+
+class RunEnded(Record):
+    """What came of a run, as `flywheel watch` enters it."""
+
+    name: str
+    run: str
+    decision: str
+    reason: str
+    exit_code: int
+
+    @property
+    def state(self) -> Literal["succeeded", "failed", "cancelled"]:
+        if self.exit_code == CANCELLED:
+            return "cancelled"
+        return "failed" if self.exit_code in (1, 2, 3) else "succeeded"
 
 
 class LocalRuns:
@@ -27,8 +45,26 @@ class LocalRuns:
     def start(self, request: RunRequest) -> bool:
         return self._once(self._asked(request.name), request)
 
-    def find(self, name: str) -> RunRequest | None:
-        return _read(self._asked(name), RunRequest)
+    def find(self, name: str) -> RunState | None:
+        request, ended = _read(self._asked(name), RunRequest), self.ended(name)
+        if request is None:
+            return None
+        if ended is None:
+            return RunState(request=request, state="waiting", seconds=max(time.time() - request.at, 0.0))
+        return RunState(request=request, state=ended.state, run=ended.run, reason=ended.reason)
+
+    def tasks(self, state: RunState) -> "list[Task]":
+        return []  # `flywheel watch` keeps the logs
+
+    def cancel(self, state: RunState) -> None:
+        """End a run that waits.
+
+        Raises:
+            Conflict: Somebody watches, and may be at work on it.
+        """
+        with self.hold():
+            reason = "it was cancelled before it began"
+            self.end(RunEnded(name=state.request.name, run="", decision="", reason=reason, exit_code=CANCELLED))
 
     def ended(self, name: str) -> RunEnded | None:
         return _read(self._ended(name), RunEnded)
@@ -68,9 +104,7 @@ class LocalRuns:
                 lock.truncate(0)
 
     def _asked(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise UserError(f"{name!r} is no name of a run.", "use letters, digits, dots and hyphens, 128 at most")
-        return self.folder / f"{name}.json"
+        return self.folder / f"{checked(name)}.json"
 
     def _ended(self, name: str) -> Path:
         return self.folder / "ended" / self._asked(name).name
@@ -79,7 +113,7 @@ class LocalRuns:
         return {path.stem for path in folder.glob("*.json") if NAME.fullmatch(path.stem)}
 
     def _load(self, names: set[str]) -> list[RunRequest]:
-        found = [request for name in names if (request := self.find(name))]
+        found = [request for name in names if (request := _read(self._asked(name), RunRequest))]
         return sorted(found, key=lambda request: (request.at, request.name))
 
     def _once(self, target: Path, record: Record) -> bool:
@@ -98,8 +132,9 @@ class LocalRuns:
             raise PlatformError(f"{target} could not be written: {error.strerror}.", f"df -h {self.folder}") from error
         return True
 
-    def list(self) -> list[RunRequest]:  # the last one: below it, `list` is no type
-        return self._load(self._names(self.folder))
+    def list(self, limit: int) -> list[RunState]:  # the last one: below it, `list` is no type
+        newest = self._load(self._names(self.folder))[::-1][:limit]
+        return [found for request in newest if (found := self.find(request.name))]
 
 
 def _read(path: Path, kind: type[RecordT]) -> RecordT | None:

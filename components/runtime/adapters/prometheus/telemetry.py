@@ -85,6 +85,10 @@ class Prometheus:
                 found[version] = old.but(**{kind: count})
         return found
 
+    def targets(self) -> int:
+        """How many things in the namespace are scraped, and answer."""
+        return len(self._ask(f'up{{namespace="{self.namespace}"}} == 1'))
+
     def _ask(self, query: str) -> list[tuple[Mapping[str, str], float]]:
         try:
             answer = self._client.post(f"{self.url}/api/v1/query", data={"query": query})

@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines: runs and schedules, by its API server."""

@@ -1,0 +1,185 @@
+"""Runs on Kubeflow Pipelines: started once by name, of the very pipelines of this code."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import kfp_server_api as api
+
+from ...config import Platform
+from ...errors import AlreadyExists, PlatformError
+from ...ports import RunRequest, RunState, Store, Task
+from ..names import checked
+from .server import Server, explained
+
+State = Literal["waiting", "running", "succeeded", "failed", "skipped", "cancelled"]
+STATES: dict[str | None, State] = {
+    "RUNNING": "running",
+    "PAUSED": "running",
+    "CANCELING": "running",
+    "SUCCEEDED": "succeeded",
+    "SKIPPED": "skipped",
+    "FAILED": "failed",
+    "CANCELED": "cancelled",
+}
+"""KFP's states; what is not here waits."""
+COMPILER = "kfp_flywheel.pipelines.catalogue"
+
+
+def compiled(pipeline: str, platform: Platform) -> str:
+    """The YAML of a pipeline for a platform, by a program of its own: in a step, KFP cannot compile.
+
+    Raises:
+        PlatformError: It cannot be compiled.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "_KFP_RUNTIME"}
+    done = subprocess.run(
+        [sys.executable, "-m", COMPILER, pipeline],
+        input=platform.line(),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise PlatformError(f"pipeline {pipeline} cannot be compiled: {last}", "flywheel compile --platform FILE")
+    return done.stdout
+
+
+class KfpRuns:
+    """Runs of one API server.
+
+    Args:
+        platform: Its `runs` says where; pipelines are compiled for it.
+        store: Decides between two who start a run of one name at once.
+        compile: Gives the YAML of a pipeline.
+    """
+
+    def __init__(self, platform: Platform, store: Store, compile: Callable[[str, Platform], str] = compiled) -> None:
+        self._platform, self._store, self._compile = platform, store, compile
+        self.server = Server(platform.runs)
+        self._printed: dict[str, str] = {}
+
+    def start(self, request: RunRequest) -> bool:
+        if self._named(checked(request.name)):
+            return False
+        reference = self.server.upload(request.pipeline, self._compile(request.pipeline, self._platform))
+        wanted = api.V2beta1Run(
+            experiment_id=self.server.experiment,
+            display_name=request.name,
+            description=request.reason,
+            pipeline_version_reference=reference,
+            runtime_config=api.V2beta1RuntimeConfig(parameters=dict(request.parameters)),
+        )
+        with explained(f"run {request.name} cannot be started"):
+            made: str = self.server.runs.run_service_create_run(wanted).run_id
+            if self._claimed(request.name, made) == made:
+                return True
+            self.server.runs.run_service_delete_run(made)  # somebody else was first
+        return False
+
+    def find(self, name: str) -> RunState | None:
+        with explained(f"run {name} cannot be read"):
+            found = self._by_id(name) or next(iter(self._named(checked(name))), None)
+            return found and self._state(found)
+
+    def tasks(self, state: RunState) -> "list[Task]":
+        with explained(f"the steps of {state.request.name} cannot be read"):
+            run = self.server.runs.run_service_get_run(state.run)
+        details = run.run_details.task_details if run.run_details else None
+        found = [each for each in details or () if each.start_time and _pod(each)]
+        return [self._task(state.run, each) for each in sorted(found, key=lambda each: each.start_time)]
+
+    def cancel(self, state: RunState) -> None:
+        if not state.over:
+            with explained(f"run {state.request.name} cannot be ended"):
+                self.server.runs.run_service_terminate_run(state.run)
+
+    def _by_id(self, name: str) -> api.V2beta1Run | None:
+        try:
+            found: api.V2beta1Run = self.server.runs.run_service_get_run(str(uuid.UUID(name)))
+        except ValueError:
+            return None
+        except api.ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def _named(self, name: str) -> list[api.V2beta1Run]:
+        """Runs of this name, the one that counts first."""
+        with explained(f"run {name} cannot be looked for"):
+            found = list(self._listed(display_name=name))
+        if len(found) < 2:
+            return found
+        counts = self._claimed(name, min(found, key=lambda run: (run.created_at, run.run_id)).run_id)
+        return sorted(found, key=lambda run: run.run_id != counts)
+
+    def _claimed(self, name: str, run: str) -> str:
+        """Id of the run that this name stands for: whoever writes it down first decides."""
+        key = f"started/{name}"
+        try:
+            self._store.put(key, run.encode())
+        except AlreadyExists:
+            return self._store.get(f"{self._store.root}/{key}").decode()
+        return run
+
+    def _task(self, run: str, detail: Any) -> Task:
+        state = STATES.get(detail.state, "waiting")
+        return Task(
+            name=detail.display_name,
+            state=state,
+            seconds=_seconds(detail.start_time, detail.end_time),
+            printed=self._log(run, _pod(detail), state not in ("waiting", "running")),
+        )
+
+    def _log(self, run: str, pod: str, over: bool) -> str:
+        if pod in self._printed:
+            return self._printed[pod]
+        text = self.server.text(f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log")
+        if over:
+            self._printed[pod] = text
+        return text
+
+    def _listed(self, **equal: str) -> Iterator[api.V2beta1Run]:
+        experiment = self.server.experiment
+        listing = partial(self.server.runs.run_service_list_runs, experiment_id=experiment, sort_by="created_at desc")
+        return self.server.listed(listing, "runs", **equal)
+
+    def _state(self, run: api.V2beta1Run) -> RunState:
+        reference, config = run.pipeline_version_reference, run.runtime_config
+        state = STATES.get(run.state, "waiting")
+        return RunState(
+            request=RunRequest(
+                name=run.display_name,
+                pipeline=self.server.name_of(reference.pipeline_id) if reference else "",
+                parameters=dict((config.parameters if config else None) or {}),
+                reason=run.description or "",
+                at=run.created_at.timestamp(),
+            ),
+            state="succeeded" if state == "skipped" else state,
+            run=run.run_id,
+            reason=run.error.message if run.error and run.error.message else "",
+            seconds=_seconds(run.created_at, run.finished_at),
+            url=f"{self.server.ui}/#/runs/details/{run.run_id}",
+        )
+
+    def list(self, limit: int) -> "list[RunState]":
+        with explained("the runs cannot be listed"):
+            return [self._state(run) for run in islice(self._listed(), limit)]
+
+
+def _seconds(start: datetime, end: datetime | None) -> float:
+    # Without an end, KFP says 1970.
+    over = end is not None and end.year > 1970
+    return max(((end if end and over else datetime.now(UTC)) - start).total_seconds(), 0.0)
+
+
+def _pod(detail: Any) -> str:
+    return detail.pod_name or ""

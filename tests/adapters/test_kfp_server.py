@@ -1,0 +1,107 @@
+"""The way to Kubeflow Pipelines: what a person reads when it is not there, or is not what it was taken for."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from kfp_flywheel.components.runtime.adapters.kfp import server
+from kfp_flywheel.components.runtime.adapters.kfp.server import HOST, Server
+from kfp_flywheel.components.runtime.config import Platform
+from kfp_flywheel.components.runtime.errors import PlatformError, UserError
+from kfp_flywheel.components.runtime.wiring import connect
+
+from tests.servers import free_port
+
+
+@contextmanager
+def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterator[str]:
+    """An HTTP server that says the same to everybody."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if seen is not None:
+                seen.append(self.headers.get("Authorization", ""))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"kfp+http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+HEALTHY = json.dumps({"multi_user": False}).encode()
+
+
+def test_an_address_where_nothing_is_says_how_to_get_there() -> None:
+    with pytest.raises(PlatformError, match=r"does not answer: .*refused") as away:
+        Server(f"kfp+http://127.0.0.1:{free_port()}")
+    assert "port-forward" in away.value.next
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (200, b"<html>a dashboard</html>", "answers 200, and not as Kubeflow Pipelines does"),
+        (404, b"not here", "answers 404, and not as"),
+        (401, b"{}", "refuses us: 401"),
+        (403, b"{}", "refuses us: 403"),
+    ],
+)
+def test_something_else_at_its_address_is_told(status: int, body: bytes, why: str) -> None:
+    with answering(status, body) as uri, pytest.raises(PlatformError, match=why):
+        Server(uri)
+
+
+def test_with_many_users_a_namespace_is_asked_for() -> None:
+    with answering(200, b'{"multi_user": true}') as uri:
+        with pytest.raises(UserError, match="serves many users, and runs names no namespace"):
+            Server(uri)
+        assert Server(f"{uri}?namespace=team").namespace == "team"
+
+
+def test_a_token_comes_by_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[str]()
+    with answering(200, HEALTHY, seen) as uri:
+        with pytest.raises(UserError, match="KFP_TOKEN is not set"):
+            Server(f"{uri}?token=KFP_TOKEN")
+        monkeypatch.setenv("KFP_TOKEN", "secret")
+        found = Server(f"{uri}?token=KFP_TOKEN")
+        monkeypatch.setenv("KFP_TOKEN", "renewed")
+        found.text("/apis/v2beta1/healthz")
+    assert seen == ["Bearer secret", "Bearer renewed"]
+
+
+def test_a_pod_of_a_kubeflow_for_many_uses_the_token_that_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen, token = list[str](), tmp_path / "token"
+    token.write_text("projected\n")
+    monkeypatch.setattr(server, "TOKEN", token)
+    with answering(200, HEALTHY, seen) as uri:
+        Server(uri)
+    assert seen == ["Bearer projected"]
+
+
+def test_where_it_is_for_this_process_overrules_where_it_is_for_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(200, HEALTHY) as uri:
+        monkeypatch.setenv(HOST, uri.removeprefix("kfp+"))
+        found = Server("kfp+http://ml-pipeline.kubeflow:8888?ui=https://kubeflow.example/pipeline")
+    assert (found.url, found.ui) == (uri.removeprefix("kfp+"), "https://kubeflow.example/pipeline")
+
+
+def test_an_option_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UserError, match="runs has nmaespace, which is not known"):
+        Server("kfp+http://127.0.0.1:1?nmaespace=team")
+
+
+def test_schedules_of_one_machine_are_flywheel_watch(platform: Platform) -> None:
+    with pytest.raises(UserError, match="flywheel watch is the schedule of one machine"):
+        _ = connect(platform).schedules
