@@ -39,9 +39,10 @@ from tests.servers import s3
 from tests.training import prepare, step
 from tests.waiting import wait_for
 
-from . import cluster_canary
+from . import cluster_canary, commands
 from .figures import Figure, median, publish
 
+KUBEFLOW = f"kfp+{os.environ['FLYWHEEL_KFP_HOST']}" if "FLYWHEEL_KFP_HOST" in os.environ else ""
 EVENTS = 10_500  # some are seen only in what is read again every few seconds
 FOLLOWER = """
 import sys, psutil
@@ -191,6 +192,7 @@ def main() -> None:
                 lambda: [following(namespace)],
                 lambda: [serving(platform, Path(folder))],
                 lambda: [failing(namespace, platform)],
+                lambda: commands.figures(platform.but(runs=KUBEFLOW)),
                 *cluster_canary.figures(open_world(platform), KServe(nowhere)),
             ]
             for several in measured:

@@ -17,25 +17,28 @@ from tests.servers import free_port
 from tests.waiting import wait_for
 
 from .control import ControlPlane
-from .fixtures import SERVE_IMAGE, platform_without_pods
+from .fixtures import SERVE_IMAGE, a_namespace, platform_without_pods
 
 REPO = Path(__file__).parents[2]
 IMAGES = dict.fromkeys(("steps", "train", "serve"), SERVE_IMAGE)
 
 
-@pytest.fixture
-def sound(plane: ControlPlane, cluster: client.ApiClient, namespace: str, tmp_path: Path) -> Platform:
+@pytest.fixture(scope="module")
+def sound(
+    plane: ControlPlane, cluster: client.ApiClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
     """A platform of which nothing is missing."""
-    plane.kubectl("apply", "-n", namespace, "-f", str(REPO / "manifests/base/steps.yaml"))
-    client.CoreV1Api(cluster).create_namespaced_secret(
-        namespace, {"metadata": {"name": "store"}, "stringData": {"KEY": "1"}}
-    )
-    local, there = Platform.local(tmp_path).plain(), platform_without_pods(namespace).plain()
-    return Platform.of(
-        **there
-        | {name: local[name] for name in ("store", "tracking")}
-        | {"images": IMAGES, "pods": {"service_account": "flywheel", "secrets": {"store": ["KEY"]}}}
-    )
+    with a_namespace(cluster) as namespace:
+        plane.kubectl("apply", "-n", namespace, "-f", str(REPO / "manifests/base/steps.yaml"))
+        client.CoreV1Api(cluster).create_namespaced_secret(
+            namespace, {"metadata": {"name": "store"}, "stringData": {"KEY": "1"}}
+        )
+        local = Platform.local(tmp_path_factory.mktemp("sound")).plain()
+        yield Platform.of(
+            **platform_without_pods(namespace).plain()
+            | {name: local[name] for name in ("store", "tracking")}
+            | {"images": IMAGES, "pods": {"service_account": "flywheel", "secrets": {"store": ["KEY"]}}}
+        )
 
 
 def looked(platform: Platform, folder: Path) -> list[Check]:
@@ -75,7 +78,7 @@ def changed(platform: Platform, **changes: Any) -> Platform:
         ("telemetry", {"telemetry": f"prometheus+http://127.0.0.1:{free_port()}"}, "does not answer", "Prometheus"),
         ("kubeflow", {"runs": f"kfp+http://127.0.0.1:{free_port()}"}, "does not answer", "port-forward"),
         ("store", {"store": "file:///proc/nowhere"}, "/proc", ""),
-        ("tracking", {"tracking": "sqlite:////nowhere/mlflow.db"}, "nowhere", ""),
+        ("tracking", {"tracking": "sqlite:////proc/nowhere/mlflow.db"}, "nowhere", ""),
     ],
 )
 def test_what_is_missing_is_named_with_what_mends_it(
@@ -129,8 +132,9 @@ def test_rights_that_are_missing_are_listed_and_those_of_the_steps_suffice(
     plane: ControlPlane, cluster: client.ApiClient, sound: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace = sound.serving.removeprefix("kserve://")
+    token = client.CoreV1Api(cluster).create_namespaced_service_account_token("flywheel", namespace, {"spec": {}})
     config = yaml.safe_load(plane.places.kubeconfig.read_text())
-    config["users"][0]["user"]["as"] = f"system:serviceaccount:{namespace}:flywheel"
+    config["users"][0]["user"] = {"token": token.status.token}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     found = looked(sound, tmp_path)
@@ -145,6 +149,7 @@ def test_rights_that_are_missing_are_listed_and_those_of_the_steps_suffice(
     assert "create rayjobs.ray.io" in rights[0].found
     assert "update httproutes.gateway.networking.k8s.io" in rights[1].found
     assert all(f"kubectl apply -n {namespace}" in check.next for check in rights)
+    plane.kubectl("apply", "-n", namespace, "-f", str(REPO / "manifests/base/steps.yaml"))
 
 
 def test_a_cluster_that_is_away_is_told_once(sound: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +171,9 @@ def gateway(namespace: str, **spec: Any) -> dict[str, Any]:
 
 
 def test_a_gateway_that_no_controller_has_taken_is_told(
-    cluster: client.ApiClient, sound: Platform, namespace: str, tmp_path: Path
+    cluster: client.ApiClient, sound: Platform, tmp_path: Path
 ) -> None:
+    namespace = sound.serving.removeprefix("kserve://")
     client.CustomObjectsApi(cluster).create_namespaced_custom_object(
         "gateway.networking.k8s.io", "v1", namespace, "gateways", gateway(namespace)
     )
