@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import kfp_server_api as api
 import urllib3
+import yaml
 
 from ...artifacts import content_id
 from ...errors import Conflict, PlatformError, UserError
@@ -145,10 +146,12 @@ class Server:
         with explained(f"pipeline {name} cannot be uploaded"):
             ids = list(self._named(name))
             if not ids:
+                said = next(yaml.safe_load_all(document))["pipelineInfo"].get("description")
+                wanted = api.V2beta1Pipeline(
+                    display_name=name, name=name, description=said, namespace=self.namespace or None
+                )
                 with existing():
-                    self._pipelines.pipeline_service_create_pipeline(
-                        api.V2beta1Pipeline(display_name=name, name=name, namespace=self.namespace or None)
-                    )
+                    self._pipelines.pipeline_service_create_pipeline(wanted)
                 ids = list(self._named(name))
             pipeline = ids[0]
             for _ in range(2):
