@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ..components.ingest.folder import images
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import UserError
+from ..components.runtime.folder import images
 from ..components.runtime.ports import ANSWERED_BY
 from ..components.runtime.wiring import connect
 

@@ -1,17 +1,16 @@
 """`data.yaml`: where it is, what it says about classes and splits, and the errors that people make in it."""
 
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import yaml
 
 from ..runtime.artifacts import Split
 from ..runtime.errors import DataError, UserError
+from ..runtime.folder import local_path
 
 MAX_BYTES = 4 << 20
 KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -32,23 +31,6 @@ class Document:
     root: Path
     names: tuple[str, ...]
     splits: dict[Split, tuple[str, tuple[str, ...]]]
-
-
-def local_path(uri: str) -> Path:
-    """The path that a source names.
-
-    Raises:
-        UserError: Its scheme is unknown.
-    """
-    parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*)(/.*)?", uri, re.DOTALL)
-    if parts is None:
-        return Path(uri).expanduser()
-    if parts[1].lower() != "file" or parts[2] not in ("", "localhost") or not parts[3]:
-        raise UserError(
-            f"source is {uri}, and ingest reads a path, file:///path, s3://bucket/folder or gs://bucket/folder only.",
-            "copy the data set to one of them and give its data.yaml",
-        )
-    return Path(unquote(parts[3]))
 
 
 def find(source: str) -> Path:

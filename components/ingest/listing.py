@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..runtime.artifacts import Split
 from ..runtime.errors import DataError
+from ..runtime.folder import images, inside
 from . import document
 from .document import Document
-from .folder import images, inside
 
 
 @dataclass(frozen=True)

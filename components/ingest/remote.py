@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..runtime.errors import DataError, FlywheelError
+from ..runtime.folder import IMAGES
 from ..runtime.parallel import each
 from ..runtime.wiring import open_store
-from .folder import IMAGES
 
 SCHEMES = ("s3://", "gs://")
 WANTED = IMAGES | {".txt", ".yaml", ".yml"}

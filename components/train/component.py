@@ -46,7 +46,7 @@ def train(
         mosaic: Probability of mosaic augmentation.
         flip: Probability of a horizontal flip.
         scale: Range of random scaling.
-        workers: Ray Train workers.
+        workers: Ray workers.
         cpus_per_worker: CPUs, and threads, of a worker.
         gpus_per_worker: GPUs of a worker: 0 or 1.
         seed: Seed of initial weights and of the order of images.

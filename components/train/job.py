@@ -16,10 +16,11 @@ from ..runtime.artifacts import Epoch
 from ..runtime.errors import FlywheelError, JobFailed, UserError
 from ..runtime.manifests import load
 from ..runtime.ports import Store
+from ..runtime.reasons import reason, told
 from ..runtime.step import say
 from ..runtime.wiring import open_store
 from .cluster import fit
-from .spec import Failure, Progress, TrainSpec
+from .spec import Progress, TrainSpec
 from .tracking import Tracker
 from .worker import read_weights
 
@@ -34,13 +35,8 @@ def main(spec_uri: str) -> None:
     store = open_store(spec_uri.rpartition("/training/")[0])
     spec = TrainSpec.from_json(store.get(spec_uri), spec_uri)
     attempt = f"{time.time_ns():020d}"
-    try:
+    with told(store, spec.folder, attempt, "train"):
         run(spec, store, attempt)
-    except FlywheelError as error:
-        failure = Failure(exit_code=error.exit_code, message=error.message, next=error.next)
-        store.put(f"{spec.folder}failures/{attempt}-job.json", failure.line().encode())
-        say(f"train: {error}")
-        raise SystemExit(error.exit_code) from None
 
 
 def run(spec: TrainSpec, store: Store, attempt: str) -> None:
@@ -66,7 +62,7 @@ def run(spec: TrainSpec, store: Store, attempt: str) -> None:
             with _followed(spec, store, attempt, opening, before[-1].curve if before else ()):
                 problem = fit(spec, attempt, lambda: opening.result().run)
             if not store.exists(spec.package_key):
-                raise _reason(spec, store, attempt) or JobFailed(problem or "training ended without a package.")
+                raise reason(store, spec.folder, attempt) or JobFailed(problem or "training ended without a package.")
             status = "FINISHED"
         except Exception:
             status = "FAILED"
@@ -150,19 +146,6 @@ def _tell(record: Progress, epochs: int, say: Callable[[str], None]) -> None:
         say(f"train: epoch {found.epoch}/{epochs} · {shown} · {found.seconds:.1f} s")
     if record.note:
         say(f"train: {record.note}")
-
-
-def _reason(spec: TrainSpec, store: Store, attempt: str) -> FlywheelError | None:
-    """What a worker of this start said of its failure, last."""
-    keys = list(store.list(f"{spec.folder}failures/{attempt}-"))
-    return failure_at(store, keys[-1]) if keys else None
-
-
-def failure_at(store: Store, key: str) -> FlywheelError:
-    """The error that a record tells of."""
-    failure = load(store, key, Failure)
-    kind = UserError if failure.exit_code == UserError.exit_code else JobFailed
-    return kind(failure.message, failure.next)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,3 @@ class Progress(Record):
 
     epoch: Epoch | None = None
     note: str = ""
-
-
-class Failure(Record):
-    """Why the job ended badly, for a person: `exit_code` as in errors.py."""
-
-    exit_code: int
-    message: str
-    next: str

@@ -1,16 +1,16 @@
 """Train a detector by a job on Ray, and give the package that is judged and served."""
 
-import os
-
 from ..recipes.detection import architectures
 from ..runtime.artifacts import Checkpoint, DatasetVersion, Lineage, ModelPackage, Release, Resolution, content_id
 from ..runtime.config import Platform, Train
-from ..runtime.errors import DataError, JobFailed, UserError
+from ..runtime.errors import DataError, UserError
 from ..runtime.images import TRAIN
 from ..runtime.manifests import load
 from ..runtime.ports import Jobs, JobSpec, Store
+from ..runtime.raycluster import fits
+from ..runtime.reasons import have_done
 from ..runtime.shown import Log, mlflow_run, nothing, write_links
-from ..runtime.step import MARK, code_version, say, step
+from ..runtime.step import code_version, say, step
 from .spec import MODULE, TrainSpec
 
 
@@ -88,12 +88,7 @@ def check(config: Train, dataset: DatasetVersion, platform: Platform) -> None:
     if platform.jobs.startswith("local://"):
         if architectures.can_look():
             architectures.find(config.architecture)
-        cpus, wanted = os.cpu_count() or 1, config.workers * config.cpus_per_worker
-        if wanted > cpus and not os.environ.get("RAY_ADDRESS"):
-            raise UserError(
-                f"workers × cpus_per_worker is {wanted}, and this machine has {cpus} CPUs.",
-                f"try -p workers=1 -p cpus_per_worker={cpus}",
-            )
+        fits(config.workers, config.cpus_per_worker)
 
 
 def parent_of(config: Train, dataset: DatasetVersion, champion: Release | None, store: Store) -> ModelPackage | None:
@@ -142,36 +137,18 @@ def train(
     if not store.exists(spec.package_key):
         text = spec.to_json().decode()
         uri = store.put(f"{spec.folder}specs/{content_id(text)}.json", text.encode())
-        before = set(store.list(f"{spec.folder}failures/"))
-        jobs.submit(
-            JobSpec(
-                name=spec.name,
-                module=MODULE,
-                spec_uri=uri,
-                spec_hash=spec.key,
-                image=platform.images.get("train", TRAIN),
-                workers=config.workers,
-                cpus=config.cpus_per_worker,
-                gpus=config.gpus_per_worker,
-            )
+        job = JobSpec(
+            name=spec.name,
+            module=MODULE,
+            spec_uri=uri,
+            spec_hash=spec.key,
+            image=platform.images.get("train", TRAIN),
+            workers=config.workers,
+            cpus=config.cpus_per_worker,
+            gpus=config.gpus_per_worker,
         )
-        try:
-            jobs.wait(spec.name, _hand_on)
-        except JobFailed:
-            from .job import failure_at
-
-            news = sorted(set(store.list(f"{spec.folder}failures/")) - before)
-            if not news:
-                raise
-            raise failure_at(store, news[-1]) from None
+        have_done(store, jobs, job, spec.folder)
     return load(store, spec.package_key, ModelPackage)
-
-
-def _hand_on(line: str) -> None:
-    """Of all that a job prints, what it says to whoever watches."""
-    _, mark, said = line.partition(MARK)
-    if mark:
-        say(said)
 
 
 def _some(names: tuple[str, ...]) -> str:

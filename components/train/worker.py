@@ -17,9 +17,10 @@ from ..runtime.artifacts import Checkpoint, ModelPackage, Sample, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.errors import AlreadyExists, FlywheelError, UserError
 from ..runtime.ports import Store
+from ..runtime.reasons import leave
 from ..runtime.records import from_lines
 from ..runtime.wiring import open_store
-from .spec import Failure, Progress, TrainSpec
+from .spec import Progress, TrainSpec
 
 if TYPE_CHECKING:
     from ..recipes.detection.trainer import Trained
@@ -58,8 +59,7 @@ def work(task: dict[str, Any]) -> None:
     try:
         _train(spec, store, Voice(store, spec.folder, task["attempt"]), rank, local, folder, task["tracking_run"])
     except FlywheelError as error:
-        failure = Failure(exit_code=error.exit_code, message=error.message, next=error.next)
-        store.put(f"{spec.folder}failures/{task['attempt']}-{time.time_ns()}.json", failure.line().encode())
+        leave(store, spec.folder, task["attempt"], error)
         # A user's error comes up in all workers alike; to Ray it is a good end, for it would try the same again.
         if not isinstance(error, UserError):
             raise

@@ -170,8 +170,8 @@ def test_a_wrong_document_is_named_before_anything_is_read(tmp_path: Path, docum
     ("source", "told"),
     [
         ("/no/such/folder", "source /no/such/folder does not exist"),
-        ("https://example.org/data.yaml", "ingest reads a path, file:///path, s3://bucket/folder or gs"),
-        ("file://other-host/data", "ingest reads a path, file:///path, s3://bucket/folder or gs"),
+        ("https://example.org/data.yaml", "only a path, file:///path, s3://bucket/folder or gs"),
+        ("file://other-host/data", "only a path, file:///path, s3://bucket/folder or gs"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(source: str, told: str) -> None:

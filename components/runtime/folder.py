@@ -1,10 +1,12 @@
 """The image files of a folder, with one rule for symbolic links: they may lead about in the source, never out of it."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
-from ..runtime.errors import DataError
+from .errors import DataError, UserError
 
 IMAGES = frozenset(
     (
@@ -27,21 +29,41 @@ IMAGES = frozenset(
 )
 """What counts as an image by its name. validate says which of them it can use: none is passed over in silence."""
 
+PARQUET = ".parquet"
 
-def images(folder: Path, within: tuple[str, ...]) -> Iterator[Path]:
+
+def local_path(uri: str, parameter: str = "source") -> Path:
+    """The path that a person named, for a parameter.
+
+    Raises:
+        UserError: Its scheme is unknown.
+    """
+    parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*)(/.*)?", uri, re.DOTALL)
+    if parts is None:
+        return Path(uri).expanduser()
+    if parts[1].lower() != "file" or parts[2] not in ("", "localhost") or not parts[3]:
+        raise UserError(
+            f"{parameter} is {uri}, and only a path, file:///path, s3://bucket/folder or gs://bucket/folder is read.",
+            "copy the images to one of them and name that",
+        )
+    return Path(unquote(parts[3]))
+
+
+def images(folder: Path, within: tuple[str, ...], kinds: Container[str] = IMAGES) -> Iterator[Path]:
     """Yield the image files under a folder. Hidden files (`.DS_Store`, `._a.jpg`) are nobody's images and are left out.
 
     Args:
         folder: Where to look.
         within: Real paths, each ending in `/`, that links may lead to.
+        kinds: Suffixes of the files that are wanted.
 
     Raises:
         DataError: A folder cannot be read, or a link leads out of the source or nowhere.
     """
-    yield from _walk(folder, within, frozenset((os.path.realpath(folder),)))
+    yield from _walk(folder, within, kinds, frozenset((os.path.realpath(folder),)))
 
 
-def _walk(folder: Path, within: tuple[str, ...], above: frozenset[str]) -> Iterator[Path]:
+def _walk(folder: Path, within: tuple[str, ...], kinds: Container[str], above: frozenset[str]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -51,13 +73,13 @@ def _walk(folder: Path, within: tuple[str, ...], above: frozenset[str]) -> Itera
         if entry.name.startswith("."):
             continue
         path = folder / entry.name
-        image = path.suffix.lower() in IMAGES
+        image = path.suffix.lower() in kinds
         if entry.is_symlink() and (image or entry.is_dir()):
             inside(path, within)
         if entry.is_dir():
             real = os.path.realpath(path)
             if real not in above:  # a link to a folder above would never end
-                yield from _walk(path, within, above | {real})
+                yield from _walk(path, within, kinds, above | {real})
         elif image:
             yield path
 
