@@ -21,7 +21,7 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], said: str, threa
     Args:
         work: Its first error ends the whole; what is not begun by then is left.
         items: What to work on.
-        said: Begins each progress line, for example "validate: decoded".
+        said: Begins each progress line, for example "validate: decoded"; empty says nothing.
         threads: As many as there are CPU cores, unless the work mostly waits.
 
     Yields:
@@ -36,7 +36,7 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], said: str, threa
                 flying.append(pool.submit(work, item))
                 if len(flying) > 4 * threads:
                     yield flying.popleft().result()
-                if done and done % stride == 0:
+                if said and done and done % stride == 0:
                     say(f"{said} {done} of {len(items)}")
             while flying:
                 yield flying.popleft().result()

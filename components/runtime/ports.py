@@ -45,6 +45,31 @@ class Store(Protocol):
         ...
 
 
+class Listed(Record):
+    """One object as it was listed: `mark` is another one when its content is (SHA-256, ETag, generation)."""
+
+    key: str
+    size: int
+    mark: str
+
+
+class Source(Protocol):
+    """Objects that others write. What is read of them is what was listed, or an error."""
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """Objects whose keys begin with a prefix, sorted by key."""
+        ...
+
+    def part(self, listed: Listed, start: int, stop: int) -> bytes:
+        """Bytes of an object, from `start` to before `stop`.
+
+        Raises:
+            DataError: It is not what was listed any more.
+            PlatformError: It cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """A program to run elsewhere: `python -m MODULE SPEC_URI` in an image.

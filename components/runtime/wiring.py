@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .config import Platform
 from .errors import UserError
-from .ports import Jobs, Notifier, Runs, Schedules, Serving, Store, Telemetry
+from .ports import Jobs, Notifier, Runs, Schedules, Serving, Source, Store, Telemetry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +32,21 @@ def open_store(root: str) -> Store:
         f"{root} is not a store: file:///folder, s3://bucket/prefix and gs://bucket/prefix are known.",
         "correct store in the platform file",
     )
+
+
+def open_source(root: str) -> Source:
+    """What lies under a root URI, written by others: a folder of this machine, or a bucket."""
+    if root.startswith("s3://"):
+        from .adapters.s3 import S3Store
+
+        return S3Store(root)
+    if root.startswith("gs://"):
+        from .adapters.gcs import GcsStore
+
+        return GcsStore(root)
+    from .adapters.local.source import LocalSource
+
+    return LocalSource(root)
 
 
 @dataclass(frozen=True)

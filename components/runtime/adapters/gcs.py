@@ -65,6 +65,13 @@ class GcsStore(ObjectStore):
         blob = self._bucket.get_blob(name, retry=PATIENCE)
         return None if blob is None else str((blob.metadata or {}).get(DIGEST, ""))
 
-    def names(self, prefix: str) -> Iterator[str]:
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         for blob in self._bucket.list_blobs(prefix=prefix, retry=PATIENCE):
-            yield blob.name
+            yield blob.name, blob.size, str(blob.generation)
+
+    def extract(self, name: str, mark: str, start: int, stop: int) -> bytes | None:
+        blob = self._bucket.blob(name, generation=int(mark))
+        try:
+            return bytes(blob.download_as_bytes(start=start, end=stop - 1, retry=PATIENCE))
+        except NotFound:
+            return None

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ..errors import AlreadyExists, Corrupt, PlatformError
+from ..errors import AlreadyExists, Corrupt, DataError, PlatformError
+from ..ports import Listed
 from .files import partial
 
 DIGEST = "sha256"
@@ -14,7 +15,7 @@ DIGEST = "sha256"
 
 
 class ObjectStore(ABC):
-    """A Store over a bucket. An adapter brings the six operations at the end, in terms of object names.
+    """A Store over a bucket, and a Source. An adapter brings the operations at the end, in terms of object names.
 
     Args:
         root: `scheme://bucket` or `scheme://bucket/prefix`.
@@ -52,8 +53,23 @@ class ObjectStore(ABC):
 
     def list(self, prefix: str) -> Iterator[str]:
         with self.explained(f"{self.root} cannot be listed"):
-            for name in self.names(self._prefix + prefix):
+            for name, _, _ in self.objects(self._prefix + prefix):
                 yield name.removeprefix(self._prefix)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        with self.explained(f"{self.root} cannot be listed"):
+            for name, size, mark in self.objects(self._prefix + prefix):
+                yield Listed(key=name.removeprefix(self._prefix), size=size, mark=mark)
+
+    def part(self, listed: Listed, start: int, stop: int) -> bytes:
+        uri = f"{self.root}/{listed.key}"
+        if start >= stop:
+            return b""
+        with self.explained(f"{uri} cannot be read"):
+            content = self.extract(self._name(listed.key), listed.mark, start, stop)
+        if content is None:
+            raise DataError(f"{uri} changed after it was listed.", "run again when nobody writes there")
+        return content
 
     def _name(self, key: str) -> str:
         if not key or key.startswith("/") or ".." in key.split("/"):
@@ -88,8 +104,12 @@ class ObjectStore(ABC):
         """The digest, empty if it was not written by us; None if there is no object."""
 
     @abstractmethod
-    def names(self, prefix: str) -> Iterator[str]:
-        """Names of all objects that begin so, sorted."""
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """Name, size, and the bucket's mark of the content, of all objects whose names begin so, sorted."""
+
+    @abstractmethod
+    def extract(self, name: str, mark: str, start: int, stop: int) -> bytes | None:
+        """Bytes from `start` to before `stop`; None if there is no object with this mark any more."""
 
 
 def _sha256(source: bytes | Path) -> str:

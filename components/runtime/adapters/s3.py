@@ -94,10 +94,10 @@ class S3Store(ObjectStore):
 
         return self._get(name, write)[1]
 
-    def _get(self, name: str, consume: Callable[[Any], T]) -> tuple[T, str]:
+    def _get(self, name: str, consume: Callable[[Any], T], **how: str) -> tuple[T, str]:
         """Hand an object's stream on, from its beginning again if it breaks off."""
         for attempt in range(1, READS + 1):
-            found = self._client.get_object(Bucket=self.bucket, Key=name)
+            found = self._client.get_object(Bucket=self.bucket, Key=name, **how)
             try:
                 return consume(found["Body"]), str(found["Metadata"].get(DIGEST, ""))
             except (HTTPClientError, IncompleteReadError, ResponseStreamingError):
@@ -113,10 +113,18 @@ class S3Store(ObjectStore):
                 return None
             raise
 
-    def names(self, prefix: str) -> Iterator[str]:
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
             for found in page.get("Contents", ()):
-                yield found["Key"]
+                yield found["Key"], found["Size"], found["ETag"]
+
+    def extract(self, name: str, mark: str, start: int, stop: int) -> bytes | None:
+        try:
+            return self._get(name, lambda body: bytes(body.read()), IfMatch=mark, Range=f"bytes={start}-{stop - 1}")[0]
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 412):
+                return None
+            raise
 
 
 def _remedy(code: str, bucket: str) -> str:
