@@ -361,6 +361,37 @@ def monitor(
 
 
 @app.command()
+def batch(
+    images: Annotated[str, typer.Option("--images", help="Folder of images, or Parquet: a path, s3:// or gs://.")] = "",
+    version: Annotated[
+        str, typer.Option("--version", help="Number in the registry; the endpoint's champion without it.")
+    ] = "",
+    config: Config = None,
+    parameter: Parameters = None,
+    endpoint: Endpoint = "detector",
+    root: Root = ROOT,
+    platform: PlatformFile = None,
+    as_json: Json = False,
+) -> None:
+    """Predict every image of a folder, or of Parquet, each once, into Parquet files; no server is asked.
+
+    Killed, it goes on where it was: give the same command again.
+
+    \b
+    Examples:
+      flywheel batch --images path/to/images
+      flywheel batch --images s3://bucket/images.parquet --version 3 -p workers=8 --platform cluster.yaml
+    """
+    from . import running
+
+    given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}", f"model_version={version}"])
+    if images:
+        given["images"] = running.source_of(images)
+    parameters = running.check("batch_predict", given)
+    _run("batch_predict", parameters, root, platform, PORT, as_json)
+
+
+@app.command()
 def doctor(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT, as_json: Json = False) -> None:
     """Check that everything a run needs is there; for every ✗ the command that mends it.
 

@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[type[config.Section], ...]] = {
     "flywheel": config.FLYWHEEL,
     "monitor": (config.Monitor,),
     "rollout": (config.Recall, config.Rollout),
+    "batch_predict": (config.Choice, config.Predict),
 }
 """What a person may set, by pipeline."""
 
@@ -185,7 +186,7 @@ def run(
 
     log = root / "runs" / time.strftime(f"%Y%m%d-%H%M%S-{pipeline}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    served_here = platform.serving.startswith("local://")
+    served_here = platform.serving.startswith("local://") and pipeline != "batch_predict"  # which asks no endpoint
     with serving(platform, port) if served_here else nullcontext(), shown(quiet) as progress:
         ended = local.run(pipeline, parameters, platform, log, progress.line)
     outcome = last_word(ended.steps, platform) if pipeline == "flywheel" else None

@@ -331,3 +331,35 @@ class LabelRequest(Record):
     reason: str
     folder: str
     images: tuple[str, ...]
+
+
+class Part(Record):
+    """Predictions of some images, a Parquet file, a row an image: how many they are, and how many cannot be read."""
+
+    blob: Blob
+    count: int
+    bad: int
+
+
+class Predictions(Manifest):
+    """What a package sees in every image of a source, each once, in the order of the listing.
+
+    Args:
+        release: Of the package; another release of the same package gives the same predictions.
+        names: Of the classes.
+        source: As it was given.
+        listing: JSON lines of the shards: every file with its mark.
+        found: Detections by class.
+    """
+
+    kind: Literal["predictions.v1"] = "predictions.v1"
+    package: str
+    release: str
+    names: tuple[str, ...]
+    source: str
+    listing: Blob
+    count: int
+    bad: int
+    parts: tuple[Part, ...]
+    found: dict[str, int]
+    page: Blob

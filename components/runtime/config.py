@@ -19,6 +19,11 @@ from .records import Record
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
+MaxBad = Annotated[Fraction, "Share of bad items above which the run stops"]
+Endpoint = Annotated[Name, "Name of the endpoint"]
+Model = Annotated[Name, "Name in the registry"]
+Workers = Annotated[int, Meta(ge=1, le=1024), "Ray workers"]
+CpusPerWorker = Annotated[int, Meta(ge=1, le=1024), "CPUs, and threads, of a worker"]
 REQUIRED = msgspec.NODEFAULT
 
 
@@ -68,7 +73,7 @@ class Ingest(Section):
 
 
 class Validate(Section):
-    max_bad_fraction: Annotated[Fraction, "Share of bad items above which the run stops"] = 0.05
+    max_bad_fraction: MaxBad = 0.05
     max_megapixels: Annotated[float, Meta(gt=0, le=10_000), "Larger images are refused before they are decoded"] = 50.0
 
 
@@ -101,8 +106,8 @@ class Train(Section):
     mosaic: Annotated[Fraction, "Probability of mosaic augmentation"] = 1.0
     flip: Annotated[Fraction, "Probability of a horizontal flip"] = 0.5
     scale: Annotated[Fraction, "Range of random scaling"] = 0.5
-    workers: Annotated[int, Meta(ge=1, le=1024), "Ray Train workers"] = 1
-    cpus_per_worker: Annotated[int, Meta(ge=1, le=1024), "CPUs, and threads, of a worker"] = 2
+    workers: Workers = 1
+    cpus_per_worker: CpusPerWorker = 2
     gpus_per_worker: Annotated[int, Meta(ge=0, le=16), "GPUs of a worker"] = 0
     seed: Annotated[int, Meta(ge=0, lt=2**31), "Seed of initial weights and of the order of images"] = 0
     start_from: Annotated[Literal["scratch", "champion"], "scratch, or champion: its checkpoint"] = "scratch"
@@ -119,16 +124,16 @@ class Evaluate(Section):
 
 
 class Register(Section):
-    model: Annotated[Name, "Name in the registry"] = "detector"
+    model: Model = "detector"
 
 
 class Recall(Section):
-    model: Annotated[Name, "Name in the registry"] = "detector"
+    model: Model = "detector"
     version: Annotated[str, Meta(pattern="^[0-9]*$"), "Number in the registry; empty is the highest"] = ""
 
 
 class Rollout(Section):
-    endpoint: Annotated[Name, "Name of the endpoint"] = "detector"
+    endpoint: Endpoint = "detector"
     ready_timeout_s: Annotated[float, Meta(gt=0, le=86_400), "Seconds a new version may take to answer"] = 300.0
     canary_steps: Annotated[
         str,
@@ -162,7 +167,7 @@ class Rollout(Section):
 
 
 class Monitor(Section):
-    endpoint: Annotated[Name, "Name of the endpoint"] = "detector"
+    endpoint: Endpoint = "detector"
     window: Annotated[int, Meta(ge=20, le=100_000), "Requests that are judged together"] = 200
     detector: Annotated[Literal["ks+mmd", "alibi-ks", "alibi-mmd"], "Test of drift; alibi's need the extra monitor"] = (
         "ks+mmd"
@@ -174,8 +179,29 @@ class Monitor(Section):
     retrain_with: Annotated[str, "Lines NAME=VALUE: parameters of the retraining"] = ""
 
 
+class Choice(Section):
+    """Which model predicts a batch."""
+
+    model_version: Annotated[
+        str, Meta(pattern="^[0-9]*$"), "Number in the registry; empty is the champion of the endpoint"
+    ] = ""
+    model: Model = "detector"
+    endpoint: Endpoint = "detector"
+
+
+class Predict(Section):
+    images: Annotated[str, Meta(min_length=1), "Folder of images, or Parquet: a path or a URI"]
+    image_column: Annotated[str, Meta(min_length=1), "Parquet's column of image files' bytes"] = "image"
+    id_column: Annotated[str, Meta(min_length=1), "Parquet's column that names an image"] = "path"
+    shard_images: Annotated[int, Meta(ge=1, le=100_000), "Images whose predictions are written as one object"] = 256
+    images_at_once: Annotated[int, Meta(ge=1, le=10_000), "Images that a worker is handed at a time"] = 16
+    workers: Workers = 1
+    cpus_per_worker: CpusPerWorker = 2
+    max_bad_fraction: MaxBad = 0.05
+
+
 FLYWHEEL: tuple[type[Section], ...] = (Ingest, Validate, Snapshot, Train, Evaluate, Register, Rollout)
-SECTIONS: tuple[type[Section], ...] = (*FLYWHEEL, Recall, Monitor)
+SECTIONS: tuple[type[Section], ...] = (*FLYWHEEL, Recall, Monitor, Choice, Predict)
 PARAMETERS = {parameter.name: parameter for section in SECTIONS for parameter in parameters_of(section)}
 
 

@@ -8,7 +8,7 @@ from .errors import FlywheelError, JobFailed, UserError
 from .manifests import load
 from .ports import Jobs, JobSpec, Store
 from .records import Record
-from .step import say
+from .step import MARK, say
 
 
 class Failure(Record):
@@ -71,6 +71,6 @@ def have_done(store: Store, jobs: Jobs, job: JobSpec, folder: str) -> None:
 
 def _hand_on(line: str) -> None:
     """Of all that a job prints, what it says to whoever watches."""
-    _, mark, said = line.partition("flywheel | ")
+    _, mark, said = line.partition(MARK)
     if mark:
         say(said)

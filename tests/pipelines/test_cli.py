@@ -14,7 +14,7 @@ from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.pipelines import running
 
 COMMANDS = ["run", "submit", "compile", "serve", "predict", "traffic", "status", "history", "watch"]
-COMMANDS += ["rollout", "promote", "rollback", "monitor", "doctor", "demo"]
+COMMANDS += ["rollout", "promote", "rollback", "monitor", "batch", "doctor", "demo"]
 GROUPS = ["runs", "schedule"]
 PARTS = [f"runs {name}" for name in ("list", "show", "cancel", "logs")]
 PARTS += [f"schedule {name}" for name in ("create", "list", "pause", "resume", "delete")]
@@ -155,7 +155,7 @@ def test_compile_writes_every_pipeline_and_component_with_the_platform_in_it(tmp
     paths = json.loads(done.stdout)
     assert "out/flywheel.yaml" in paths
     paths.remove("out/components/index.html")
-    assert len(paths) == 3 + 11
+    assert len(paths) == 4 + 12
     for path in paths:
         spec, kubernetes = yaml.safe_load_all((tmp_path / path).read_text())
         given = spec["root"]["inputDefinitions"]["parameters"]["platform"]["defaultValue"]

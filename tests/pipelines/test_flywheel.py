@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kfp_flywheel.components.runtime.artifacts import DatasetVersion, EvalReport
+from kfp_flywheel.components.runtime.artifacts import DatasetVersion, EvalReport, Predictions
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.manifests import find
 from kfp_flywheel.components.runtime.wiring import connect
@@ -115,6 +115,25 @@ def test_every_component_works_in_somebody_elses_pipeline(
     ended = dict(re.findall(r"flywheel \| (\w+): (done|reused): ", done.stdout))
     assert ended.keys() == made
     assert ended["train"] == "reused"
+
+
+def test_the_champion_and_a_registered_version_predict_a_folder(first: running.Ended, root: Path, shapes: Path) -> None:
+    platform = Platform.local(root)
+    given = {"images": str(shapes.parent / "images" / "test"), "shard_images": 20}
+
+    def batch(**more: object) -> running.Ended:
+        return running.run(running.check("batch_predict", given | more), platform, root, 0, True, "batch_predict")
+
+    ended = batch()
+    assert ended.run.failure == "", ended.log.read_text()[-3000:]
+    assert [step.step for step in ended.run.steps] == ["resolve", "predict", "notify"]
+    made = find(connect(platform).store, ended.run.steps[1].artifact, Predictions)
+    assert (made.count, made.bad, len(made.parts)) == (48, 0, 3)
+    assert made.found["disc"] > 0
+    assert made.found["square"] > 0
+    again = batch(model_version="1")
+    assert [step.step for step in again.run.steps] == ["recall", "predict", "notify"]
+    assert again.run.steps[1].outcome == "reused"
 
 
 def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, root: Path, shapes: Path) -> None:
