@@ -15,7 +15,7 @@ PlatformFile = Annotated[Path | None, typer.Option("--platform", help="Platform 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Endpoint = Annotated[str, typer.Option("--endpoint", help="Name of the endpoint.")]
 Port = Annotated[int, typer.Option("--port", help="Port of the endpoint on 127.0.0.1.", min=0, max=65535)]
-Data = Annotated[str, typer.Option("--data", help="Folder or data.yaml of a YOLO data set.")]
+Data = Annotated[str, typer.Option("--data", help="Folder or data.yaml of a YOLO data set: a path, s3:// or gs://.")]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of parameters.")]
 Parameters = Annotated[list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, again and again.")]
 ROOT, PORT = Path(".flywheel"), 8600

@@ -38,6 +38,7 @@ def submit(
     Examples:
       flywheel submit --platform cluster.yaml --data s3://bucket/pets --config small.yaml
       flywheel submit monitor --platform cluster.yaml -p endpoint=detector --detach
+      flywheel submit batch_predict --platform cluster.yaml --data s3://bucket/new-images
     """
     from . import running, submitting
 

@@ -54,9 +54,11 @@ def parameters_for(pipeline: str, data: str, file: Path | None, pairs: list[str]
     """
     if pipeline == "flywheel":
         return read_parameters(data, file, pairs)
-    if data:
-        raise UserError(f"{pipeline} takes no --data.", f"flywheel submit {pipeline}, without it")
     given = gather(file, pairs)
+    if data and pipeline == "batch_predict":
+        given["images"] = source_of(data)
+    elif data:
+        raise UserError(f"{pipeline} takes no --data.", f"flywheel submit {pipeline}, without it")
     return for_monitor(given) if pipeline == "monitor" else check(pipeline, given)
 
 

@@ -87,11 +87,11 @@ def readable(parameters: Mapping[str, object], platform: Platform) -> None:
     Raises:
         UserError: It is on this machine, and they are not.
     """
-    source = str(parameters.get("source", ""))
-    if platform.runs.startswith("kfp+") and source and not source.startswith(SCHEMES):
-        raise UserError(
-            f"source is {source}, which pods cannot read.", "copy it to a bucket: --data s3://BUCKET/FOLDER"
-        )
+    for name in ("source", "images"):
+        given = str(parameters.get(name, ""))
+        if platform.runs.startswith("kfp+") and given and not given.startswith(SCHEMES):
+            remedy = "copy it to a bucket: --data s3://BUCKET/FOLDER"
+            raise UserError(f"{name} is {given}, which pods cannot read.", remedy)
 
 
 def listed(limit: int, platform: Platform) -> list[RunState]:

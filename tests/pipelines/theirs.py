@@ -45,6 +45,8 @@ def theirs(source: str = SOURCE, endpoint: str = "detector") -> None:
         served = component("rollout")(release=release.outputs["release"], **known, **given, **of("rollout"), **run)
         component("recall")(model="detector", version="", **run).after(served)
         component("monitor")(endpoint=endpoint, **run).after(served)
+        pictures = f"{SOURCE.rpartition('/')[0]}/images/test"
+        component("predict")(chosen=start.outputs["champion"], images=pictures, shard_images=20, **run)
 
 
 if __name__ == "__main__":
