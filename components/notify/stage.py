@@ -21,6 +21,10 @@ WARNINGS = {"held", "rolled back", "fail", "undecided", "alert", "retrain"}
 """Decisions that want a person, as the sentences of steps begin."""
 
 
+SUCCEEDED = ("SUCCEEDED", "COMPLETE", "CACHED")
+"""What KFP calls a run that ended well: by kfp.local, and in a cluster by ML Metadata's words."""
+
+
 @dataclass(frozen=True)
 class About:
     """The run that a notice is about.
@@ -50,11 +54,11 @@ def compose(
 
     Args:
         records: How each step went, in order of their start.
-        state: SUCCEEDED, FAILED or CANCELLED, as KFP says.
+        state: As KFP says.
         monitored: The report, if the last step was a monitor.
     """
     last = {record.step: record for record in records if record.step != NAME}
-    if state != "SUCCEEDED":
+    if state not in SUCCEEDED:
         return _failure(about, last, state)
     if not last:
         return about.notice("warning", "no step left a record", "Nothing is known of it.", "", about.run)
@@ -78,7 +82,7 @@ def _failure(about: About, last: Mapping[str, StepRecord], state: str) -> Notice
         remedy = remedy or f"read the log of {failed.step} in run {about.run}"
         return about.notice("warning", f"{failed.step} failed", text, remedy, f"{text} {_day(failed)}")
     dead = next((name for name in about.steps if name not in last), "a step")
-    how = "it was cancelled" if state == "CANCELLED" else "killed, out of memory, or never started"
+    how = "it was cancelled" if state.startswith("CANCEL") else "killed, out of memory, or never started"
     before = list(last.values())[-1:]
     said = "".join(f" Before it, {record.step}: {record.sentence}" for record in before)
     return about.notice(

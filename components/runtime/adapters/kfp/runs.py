@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -29,6 +29,10 @@ STATES: dict[str | None, State] = {
     "CANCELED": "cancelled",
 }
 """KFP's states; what is not here waits."""
+ENDING = ("CANCELING", "SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+DRIVER = "-driver"
+NO_LOG = '{"error_message"'
+"""Begins what KFP answers, with 200, when it has no log."""
 COMPILER = "kfp_flywheel.pipelines.catalogue"
 
 
@@ -93,13 +97,17 @@ class KfpRuns:
         with explained(f"the steps of {state.request.name} cannot be read"):
             run = self.server.runs.run_service_get_run(state.run)
         details = run.run_details.task_details if run.run_details else None
-        found = [each for each in details or () if each.start_time and _pod(each)]
-        return [self._task(state.run, each) for each in sorted(found, key=lambda each: each.start_time)]
+        return [self._task(state.run, *found) for found in pods_of(details or ())]
 
     def cancel(self, state: RunState) -> None:
-        if not state.over:
-            with explained(f"run {state.request.name} cannot be ended"):
+        with explained(f"run {state.request.name} cannot be ended"):
+            if self.server.runs.run_service_get_run(state.run).state in ENDING:
+                return
+            try:
                 self.server.runs.run_service_terminate_run(state.run)
+            except api.ApiException:
+                if self.server.runs.run_service_get_run(state.run).state not in ENDING:  # meanwhile
+                    raise
 
     def _by_id(self, name: str) -> api.V2beta1Run | None:
         try:
@@ -130,19 +138,17 @@ class KfpRuns:
             return self._store.get(f"{self._store.root}/{key}").decode()
         return run
 
-    def _task(self, run: str, detail: Any) -> Task:
+    def _task(self, run: str, name: str, pod: str, detail: Any) -> Task:
         state = STATES.get(detail.state, "waiting")
-        return Task(
-            name=detail.display_name,
-            state=state,
-            seconds=_seconds(detail.start_time, detail.end_time),
-            printed=self._log(run, _pod(detail), state not in ("waiting", "running")),
-        )
+        printed = self._log(run, pod, state not in ("waiting", "running"))
+        return Task(name=name, state=state, seconds=_seconds(detail.start_time, detail.end_time), printed=printed)
 
     def _log(self, run: str, pod: str, over: bool) -> str:
+        """What a pod has printed; empty as long as KFP has no log of it."""
         if pod in self._printed:
             return self._printed[pod]
         text = self.server.text(f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log")
+        text = "" if text.startswith(NO_LOG) else text
         if over:
             self._printed[pod] = text
         return text
@@ -181,5 +187,21 @@ def _seconds(start: datetime, end: datetime | None) -> float:
     return max(((end if end and over else datetime.now(UTC)) - start).total_seconds(), 0.0)
 
 
-def _pod(detail: Any) -> str:
-    return detail.pod_name or ""
+def pods_of(details: Iterable[Any]) -> list[tuple[str, str, Any]]:
+    """The steps among Argo's nodes, which is what KFP calls tasks: name, pod, and node of each, by their start.
+
+    A step is three nodes: `NAME`, the attempt `NAME(0)`, and below it one called `executor` that begins with it, whose
+    child is the pod; `NAME-driver` comes before. That a step has begun is all that its own nodes tell.
+    """
+    nodes = sorted((each for each in details if each.start_time), key=lambda each: each.start_time)
+    drivers = {each.display_name for each in nodes if each.display_name.endswith(DRIVER)}
+    begun = {each.start_time: each.display_name for each in nodes if f"{each.display_name}{DRIVER}" in drivers}
+    found = []
+    for node in nodes:
+        child = next((each.pod_name for each in reversed(node.child_tasks or ()) if each.pod_name), "")
+        workflow, _, number = child.rpartition("-")
+        if node.display_name == "executor" and child:
+            found.append((begun.get(node.start_time, "step"), f"{workflow}-system-container-impl-{number}", node))
+        elif node.display_name in drivers and child and node.state == "FAILED":
+            found.append((node.display_name, f"{workflow}-system-container-driver-{number}", node))
+    return found
