@@ -237,16 +237,16 @@ def show(told: Told) -> None:
             last = [line.partition(MARK)[2] for line in task.printed.splitlines() if MARK in line][-1:]
             console.print(f"… [bold]{task.name:9}[/] {task.seconds:6.1f} s  {escape(''.join(last))}")
     show_end(told, console)
+    if state.url:
+        console.print(state.url)
 
 
 def show_end(told: Told, console: Console) -> None:
-    """Print what came of a run, and where it is to be seen."""
+    """Print what came of a run."""
     word = {"failed": "[red]failed[/]", "cancelled": "[red]cancelled[/]"}.get(told.state.state)
     word = word or (f"[bold]{told.decision}[/]" if told.decision else "")
     if told.state.over and (word or told.reason):
         console.print(f"{word} {escape(told.reason)}".strip())
-    if told.state.url:
-        console.print(told.state.url)
 
 
 def show_list(states: list[RunState]) -> None:
