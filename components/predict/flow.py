@@ -29,7 +29,8 @@ READER_CPUS, PREDICTOR_CPUS = 0.25, 0.5
 BLOCK_BYTES = 8 << 20
 """Images go from task to actor in blocks of about this size."""
 LIVES = 10
-"""Starts of an actor after which it is taken for hopeless: an image may kill it each time."""
+"""Starts of an actor after which it is taken for hopeless: an image may kill it each time, and Ray Data's own limit is
+none."""
 MOST_BLOCKS = 1000
 IMAGES = pa.schema({"shard": pa.int32(), "at": pa.int32(), "path": pa.string(), "content": pa.large_binary()})
 Image = tuple[int, int, str, bytes | None]
