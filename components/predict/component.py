@@ -8,9 +8,9 @@ from ..runtime import images
 @dsl.component(base_image=images.STEPS, install_kfp_package=False)
 def predict(
     chosen: dsl.Input[dsl.Artifact], predictions: dsl.Output[dsl.Dataset], page: dsl.Output[dsl.HTML],
-    images: str, image_column: str = "image", id_column: str = "path", shard_images: int = 256,
-    images_at_once: int = 16, workers: int = 1, cpus_per_worker: int = 2, max_bad_fraction: float = 0.05,
-    platform: str = "", run_id: str = "",
+    metrics: dsl.Output[dsl.Metrics], images: str, image_column: str = "image", id_column: str = "path",
+    shard_images: int = 256, images_at_once: int = 16, workers: int = 1, cpus_per_worker: int = 2,
+    max_bad_fraction: float = 0.05, platform: str = "", run_id: str = "",
 ) -> None:  # fmt: skip
     """Predict every image of a folder, or of Parquet, by a job on Ray Data. Killed, it goes on when it is run again.
 
@@ -18,6 +18,7 @@ def predict(
         chosen: The model: a Resolution, for its champion, or a Release.
         predictions: Receives the Predictions: Parquet files, a row an image.
         page: Receives the page for a person.
+        metrics: Receives how many images and detections there are, and how many cannot be read.
         images: Folder of images, or Parquet: a path or a URI.
         image_column: Parquet's column of image files' bytes.
         id_column: Parquet's column that names an image.
@@ -32,7 +33,8 @@ def predict(
     from kfp_flywheel.components.predict.stage import run
 
     return run(
-        *(chosen.path, predictions.path, page.path, platform, run_id), images=images, image_column=image_column,
-        id_column=id_column, shard_images=shard_images, images_at_once=images_at_once, workers=workers,
-        cpus_per_worker=cpus_per_worker, max_bad_fraction=max_bad_fraction,
+        *(chosen.path, predictions.path, page.path, platform, run_id, metrics.log_metric),
+        images=images, image_column=image_column, id_column=id_column, shard_images=shard_images,
+        images_at_once=images_at_once, workers=workers, cpus_per_worker=cpus_per_worker,
+        max_bad_fraction=max_bad_fraction,
     )  # fmt: skip

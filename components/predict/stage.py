@@ -15,18 +15,22 @@ from ..runtime.ports import Jobs, JobSpec, Store
 from ..runtime.raycluster import fits
 from ..runtime.reasons import have_done
 from ..runtime.records import to_lines
+from ..runtime.shown import Log, nothing
 from ..runtime.step import code_version, say, step
 from .listing import REMOTE, Shard, freeze
 from .spec import MODULE, PredictSpec
 
 
-def run(chosen: str, predictions: str, page: str, platform: str, run_id: str, **parameters: object) -> None:
+def run(
+    chosen: str, predictions: str, page: str, platform: str, run_id: str, log: Log = nothing, **parameters: object
+) -> None:
     """Predict, unless the same images, package and code have given predictions before.
 
     Args:
         chosen: Path of a Resolution, for its champion, or of a Release.
-        predictions: Receives the path of the Predictions.
-        page: Receives the path of the page.
+        predictions: Path that receives the Predictions.
+        page: Path that receives the page.
+        log: Is given the numbers.
         parameters: Fields of config.Predict.
     """
     with step("predict", platform, run_id) as here:
@@ -50,9 +54,12 @@ def run(chosen: str, predictions: str, page: str, platform: str, run_id: str, **
         if here.outcome == "reused":
             show(here.store, made, Path(page))
         made.write(predictions)
+        detections = sum(made.found.values())
+        for name, value in (("images", made.count), ("unreadable", made.bad), ("detections", detections)):
+            log(name, value)
         unread = f", {made.bad} of which cannot be read" if made.bad else ""
         here.sentence = (
-            f"{made.count} images{unread}: {sum(made.found.values())} detections by {release.model} version "
+            f"{made.count} images{unread}: {detections} detections by {release.model} version "
             f"{release.version}; {here.store.root}/artifacts/{made.id}.json lists the {len(made.parts)} Parquet files."
         )
 

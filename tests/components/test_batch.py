@@ -103,29 +103,39 @@ def test_too_many_bad_images_stop_the_run_and_nothing_is_lost(
     assert "Ray is up" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["images", pytest.param("parquet", marks=pytest.mark.faults)])
 def test_killed_in_the_middle_it_goes_on_with_what_is_missing(
-    undisturbed: Ran, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kind: str,
+    undisturbed: Ran,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    source, names = images, sorted((*NAMES, TWICE, BROKEN))
+    if kind == "parquet":
+        source = tmp_path / "images.parquet"
+        parquet(source, path=names, image=[(images / name).read_bytes() for name in names])
     ran, notes = Ran(tmp_path), [tmp_path / "first", tmp_path / "second"]
     monkeypatch.setattr(stage, "MODULE", "tests.predicting")
     monkeypatch.setenv("NOTES", str(notes[0]))
     monkeypatch.setenv("DIES_AFTER", "2")
     with pytest.raises(SystemExit) as ended:
-        ran.step(images, "killed")
+        ran.step(source, "killed")
     assert ended.value.code == 3
     assert "SIGKILL" in ran.record("killed").sentence
     wait_for(lambda: below(os.getpid(), "ray") == [], 20)
 
     monkeypatch.setenv("NOTES", str(notes[1]))
     monkeypatch.setenv("DIES_AFTER", "0")
-    ran.step(images, "again")
+    ran.step(source, "again")
     assert "2 of 5 shards are there already" in capfd.readouterr().out
     first, second = (path.read_text().split() for path in notes)
     assert (len(first), len(second)) == (2, 3)
     assert not set(first) & set(second), "what was done is done"
-    assert ran.made.id == undisturbed.made.id
+    assert [row["path"] for row in ran.rows] == names
     assert [part.blob.sha256 for part in ran.made.parts] == [part.blob.sha256 for part in undisturbed.made.parts]
-    assert [row["path"] for row in ran.rows] == sorted((*NAMES, TWICE, BROKEN))
+    assert (ran.made.id == undisturbed.made.id) is (kind == "images")
 
 
 def test_parquet_is_read_row_by_row_under_its_own_names(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def theirs(source: str = SOURCE, endpoint: str = "detector") -> None:
         release = component("register")(**package, report=judged.outputs["report"], **run)
         served = component("rollout")(release=release.outputs["release"], **known, **given, **of("rollout"), **run)
         component("recall")(model="detector", version="", **run).after(served)
+        pictures = str(Path(SOURCE).parent / "images" / "test")
+        component("predict")(chosen=release.outputs["release"], images=pictures, **of("predict"), **run)
         component("monitor")(endpoint=endpoint, **run).after(served)
         pictures = f"{SOURCE.rpartition('/')[0]}/images/test"
         component("predict")(chosen=start.outputs["champion"], images=pictures, shard_images=20, **run)
