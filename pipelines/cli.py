@@ -385,9 +385,7 @@ def batch(
     from . import running
 
     given = running.gather(config, [*(parameter or []), f"endpoint={endpoint}", f"model_version={version}"])
-    if images:
-        given["images"] = running.source_of(images)
-    parameters = running.check("batch_predict", given)
+    parameters = running.for_batch(given | ({"images": images} if images else {}))
     _run("batch_predict", parameters, root, platform, PORT, as_json)
 
 

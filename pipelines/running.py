@@ -55,11 +55,22 @@ def parameters_for(pipeline: str, data: str, file: Path | None, pairs: list[str]
     if pipeline == "flywheel":
         return read_parameters(data, file, pairs)
     given = gather(file, pairs)
-    if data and pipeline == "batch_predict":
-        given["images"] = source_of(data)
-    elif data:
+    if data and pipeline != "batch_predict":
         raise UserError(f"{pipeline} takes no --data.", f"flywheel submit {pipeline}, without it")
+    if pipeline == "batch_predict":
+        return for_batch(given | ({"images": data} if data else {}))
     return for_monitor(given) if pipeline == "monitor" else check(pipeline, given)
+
+
+def for_batch(given: Mapping[str, object]) -> dict[str, Any]:
+    """The checked parameters of a batch.
+
+    Raises:
+        UserError: One is unknown or wrong, or no images are named.
+    """
+    if not given.get("images"):
+        raise UserError("no images were named.", "flywheel batch --images path/to/images")
+    return check("batch_predict", {**given, "images": source_of(str(given["images"]))})
 
 
 def for_monitor(given: Mapping[str, object]) -> dict[str, Any]:

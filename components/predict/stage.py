@@ -59,8 +59,8 @@ def run(
             log(name, value)
         unread = f", {made.bad} of which cannot be read" if made.bad else ""
         here.sentence = (
-            f"{made.count} images{unread}: {detections} detections by {release.model} version "
-            f"{release.version}; {here.store.root}/artifacts/{made.id}.json lists the {len(made.parts)} Parquet files."
+            f"{made.count} images{unread}: {detections} detections by {release.model} version {release.version}; "
+            f"{here.store.root}/artifacts/{made.id}.json lists the Parquet files."
         )
 
 

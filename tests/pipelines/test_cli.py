@@ -126,6 +126,12 @@ def test_a_broken_config_file_is_named(content: str | None, said: str, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+def test_a_batch_without_images_says_how(tmp_path: Path) -> None:
+    done = flywheel("batch", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: no images were named.\nnext:  flywheel batch --images path/to/images\n"
+
+
 def test_an_unreadable_source_ends_the_run_before_training(tmp_path: Path) -> None:
     done = flywheel("run", "--data", "nowhere/data.yaml", "--port", "0", "--json", folder=tmp_path)
     assert done.returncode == 2

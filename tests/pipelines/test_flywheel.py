@@ -133,7 +133,7 @@ def test_every_component_works_in_somebody_elses_pipeline(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ended = dict(re.findall(r"flywheel \| (\w+): (done|reused): ", done.stdout))
     assert ended.keys() == made
-    assert {ended["train"], ended["predict"]} == {"reused"}
+    assert ended["train"] == "reused"
 
 
 def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, root: Path, shapes: Path) -> None:
