@@ -47,8 +47,6 @@ def theirs(source: str = SOURCE, endpoint: str = "detector") -> None:
         pictures = str(Path(SOURCE).parent / "images" / "test")
         component("predict")(chosen=release.outputs["release"], images=pictures, **of("predict"), **run)
         component("monitor")(endpoint=endpoint, **run).after(served)
-        pictures = f"{SOURCE.rpartition('/')[0]}/images/test"
-        component("predict")(chosen=start.outputs["champion"], images=pictures, shard_images=20, **run)
 
 
 if __name__ == "__main__":
