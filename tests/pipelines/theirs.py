@@ -24,7 +24,8 @@ def component(name: str) -> Any:
 def of(name: str) -> dict[str, Any]:
     """What of the settings a component takes."""
     known = component(name).component_spec.inputs
-    return {key: value for key, value in SETTINGS.items() if key in known}
+    plain = {key for key, given in known.items() if not given.type.startswith("system.")}
+    return {key: value for key, value in SETTINGS.items() if key in plain}
 
 
 @dsl.pipeline(name="theirs")
