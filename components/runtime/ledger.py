@@ -39,6 +39,17 @@ def append(store: Store, state: EndpointState) -> Entry:
     return entry
 
 
+def close(store: Store, state: EndpointState, by: str, reason: str, now: float) -> Entry:
+    """Enter that an endpoint is gone.
+
+    Args:
+        state: The last that was known of it.
+        now: Seconds since the epoch.
+    """
+    gone = state.but(generation=state.generation + 1, stable=None, versions={}, lease=None, by=by, reason=reason)
+    return append(store, gone.but(since=now, changed=now))
+
+
 def catch_up(store: Store, state: EndpointState) -> None:
     """Enter a state unless its last change was: its generation may have grown since, as a lease is renewed."""
     keys = list(store.list(f"ledger/{state.endpoint}/"))

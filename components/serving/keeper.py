@@ -141,9 +141,8 @@ class Keeper:
         """Enter into the ledger that an endpoint is gone: who deletes its route deletes it."""
         for name in self._read.keys() - routes.keys():
             _, state = self._read.pop(name)
-            now, reason = time.time(), f"its {self._serving.home_kind} was deleted."
-            gone = state.but(generation=state.generation + 1, stable=None, versions={}, lease=None, by="kubectl")
-            ledger.append(self._store, gone.but(since=now, changed=now, reason=reason))
+            reason = f"its {self._serving.home_kind} was deleted."
+            ledger.close(self._store, state, "kubectl", reason, time.time())
             self._say(f"{name}: {reason}")
 
     @contextmanager
@@ -214,7 +213,8 @@ class Routes:
                     self._found = found
             except AWAY as error:
                 self._found = None
-                self._say(f"routes cannot be followed: {str(error).partition(chr(10))[0]}")
+                self._say(str(error).partition("\n")[0])
+                time.sleep(SETTLE_S)
 
 
 def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_PORT, host: str = "127.0.0.1") -> int:
@@ -243,7 +243,7 @@ def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_POR
         start_http_server(port, host)
     identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
     leadership = Leadership(serving.objects, NAME, identity)
-    routes, leads, settled = Routes(serving, say), False, 0.0
+    routes, leads, settled, trouble = Routes(serving, say), False, 0.0, ""
     keeper = Keeper(serving, world.store, Registry(platform), say)
     say(f"keeps the endpoints of {platform.serving} as {identity}")
     while not ended.wait(LOOK_S):
@@ -253,6 +253,9 @@ def keep(platform: Platform, say: Callable[[str], None], port: int = METRICS_POR
             say("acts now" if leads else "stands by: another one acts")
             if leads:  # what was seen while another one acted has no age
                 keeper = Keeper(serving, world.store, Registry(platform), say)
+        if leadership.trouble not in ("", trouble):
+            say(leadership.trouble)
+        trouble = leadership.trouble
         found = routes.now()
         if not leads or found is None:
             continue

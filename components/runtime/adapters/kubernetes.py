@@ -65,7 +65,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except client.ApiException as error:
-        message = _message(error)
+        message = message_of(error)
         if "unknown field" in message:
             raise UserError(
                 f"{what}: the installed version of this kind lacks it: {message}",
@@ -84,7 +84,8 @@ def explained(what: str) -> Iterator[None]:
         raise PlatformError(f"{what}: {getattr(error, 'reason', error)}.", "kubectl cluster-info") from error
 
 
-def _message(error: client.ApiException) -> str:
+def message_of(error: client.ApiException) -> str:
+    """What the API server says."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
@@ -199,6 +200,9 @@ class Objects:
         """Give an object now, at each change, and again at least every `tick_s` seconds; None when it is gone.
 
         Nothing is missed: whatever breaks the watch (410, a restart of the API server), the object is read again.
+
+        Raises:
+            client.ApiException: It may not be followed.
         """
         while True:
             found = self.get(kind, name)
@@ -218,14 +222,21 @@ class Objects:
                         break
                     if event["type"] in ("ADDED", "MODIFIED"):
                         yield event["object"]
-            except (client.ApiException, urllib3.exceptions.HTTPError):
-                continue  # read it again; if that fails too, `patiently` waits, or says why
+            except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+                _refuse_forbidden(error)  # read it again; if that fails too, `patiently` waits, or says why
 
     def follow_all(self, kind: Kind, selector: str, tick_s: int) -> Iterator[dict[str, dict[str, Any]]]:
         """Give all objects with these labels by name: now, at each change, and at least every `tick_s` seconds.
 
         What was given is never changed. All is read anew when the watch breaks, so nothing is missed.
+
+        Raises:
+            PlatformError: They may not be followed, or the API server is away for too long.
         """
+        with explained(f"{kind.plural} cannot be followed"):
+            yield from self._follow_all(kind, selector, tick_s)
+
+    def _follow_all(self, kind: Kind, selector: str, tick_s: int) -> Iterator[dict[str, dict[str, Any]]]:
         while True:
             listed = patiently(lambda: self.api.list_namespaced_custom_object(*self.at(kind), label_selector=selector))
             found: dict[str, dict[str, Any]] = {item["metadata"]["name"]: item for item in listed["items"]}
@@ -245,8 +256,14 @@ class Objects:
                     elif event["type"] in ("ADDED", "MODIFIED"):
                         found = {**found, name: event["object"]}
                     yield found
-            except (client.ApiException, urllib3.exceptions.HTTPError):
-                continue
+            except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+                _refuse_forbidden(error)
+
+
+def _refuse_forbidden(error: Exception) -> None:
+    """What is forbidden stays so: to ask again at once would never end."""
+    if getattr(error, "status", None) == 403:
+        raise error
 
 
 def owner(api: client.ApiClient, namespace: str) -> dict[str, Any] | None:

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import urllib3
-from kubernetes import client
-
-from .kubernetes import Kind, Objects
+from ..errors import Conflict, FlywheelError
+from .kubernetes import Kind, Objects, explained
 
 LEASE = Kind("coordination.k8s.io", "v1", "leases")
 SECONDS = 15.0
@@ -24,6 +22,8 @@ class Leadership:
 
     def __init__(self, objects: Objects, name: str, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._objects, self._name, self._identity, self._clock = objects, name, identity, clock
+        self.trouble = ""
+        """Why it could not be asked for the last time; empty if it could."""
         self._renewed = -SECONDS
         self._seen: tuple[Any, float] = (None, 0.0)
 
@@ -32,10 +32,14 @@ class Leadership:
         now = self._clock()
         if now - self._renewed < SECONDS / 3:
             return True
+        taken, self.trouble = False, ""
         try:
-            taken = self._take(now)
-        except (client.ApiException, urllib3.exceptions.HTTPError):
-            taken = False  # not now; another one may take it when the time is over
+            with explained(f"lease {self._name} cannot be taken"):
+                taken = self._take(now)
+        except Conflict:
+            pass  # another one was quicker
+        except FlywheelError as error:
+            self.trouble = error.message  # not now; another one may take it when the time is over
         if taken:
             self._renewed = now
         return now - self._renewed < 2 * SECONDS / 3

@@ -105,10 +105,11 @@ class KnativeServing:
         Args:
             homes: The Leases, by endpoint.
         """
-        services = {item["metadata"]["name"]: item for item in self.objects.list(SERVICE, ENDPOINT)}
         items: dict[str, list[dict[str, Any]]] = {}
-        for item in self.objects.list(REVISION, ENDPOINT):
-            items.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
+        with explained("what runs cannot be listed"):
+            services = {item["metadata"]["name"]: item for item in self.objects.list(SERVICE, ENDPOINT)}
+            for item in self.objects.list(REVISION, ENDPOINT):
+                items.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
         wrong = {}
         for state in states:
             service = services.get(state.endpoint)

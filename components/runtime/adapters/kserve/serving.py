@@ -92,8 +92,9 @@ class KServe:
             homes: The routes, by endpoint.
         """
         running: dict[str, list[dict[str, Any]]] = {}
-        for item in self.objects.list(SERVICE, ENDPOINT):
-            running.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
+        with explained("what runs cannot be listed"):
+            for item in self.objects.list(SERVICE, ENDPOINT):
+                running.setdefault(item["metadata"]["labels"][ENDPOINT], []).append(item)
         return {one.endpoint: untidy(one, homes[one.endpoint], running.get(one.endpoint, [])) for one in states}
 
     def keep(self, found: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from ...config import Pods
 from ...errors import Conflict, JobFailed, PlatformError
 from ...ports import JobSpec
 from .. import kubernetes
-from ..kubernetes import Objects, explained, patiently
+from ..kubernetes import Objects, explained, message_of, patiently
 from .build import RAYJOB, SPEC_HASH, build, name_of
 from .reasons import Seen, failure, hopeless, state_of, waits_for, worth_another_try
 
@@ -184,8 +184,11 @@ class _Log:
                 self._read()
                 if over:
                     return
-            except (client.ApiException, urllib3.exceptions.HTTPError):
-                pass  # taken up again below
+            except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+                if getattr(error, "status", None) == 403:
+                    self._on_line(f"flywheel | job {self._name}: its lines cannot be read: {message_of(error)}")
+                    return
+                # otherwise taken up again below
             (self._ended if over else self._over).wait(0.5)
 
     def _read(self) -> None:
