@@ -19,7 +19,7 @@ from kfp_flywheel.components.runtime.ports import Counts
 
 from tests.servers import free_port
 
-RULES = Path(__file__).parents[2] / "manifests/base/monitoring.yaml"
+RULES = Path(__file__).parents[2] / "manifests/components/monitoring/monitoring.yaml"
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool: apt-get install prometheus")
 OWN = '{namespace="team",model_name="detector",pod="p",version="v1"'
 SERIES = {

@@ -111,7 +111,17 @@ PAUSE = Module("", KUBERNETES)
 FAKE_GCS = Module(
     "github.com/fsouza/fake-gcs-server", "v1.56.1", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}
 )
-_VERSIONS = {name: module.version for module in (*CONTROL_PLANE, FAKE_GCS, KNATIVE) for name in module.programs} | {
+KUBECONFORM = Module(
+    "github.com/yannh/kubeconform", "v0.8.0", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}
+)
+KUBE_SCORE = Module(
+    "github.com/zegl/kube-score", "v1.20.0", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}
+)
+_VERSIONS = {
+    name: module.version
+    for module in (*CONTROL_PLANE, FAKE_GCS, KNATIVE, KUBECONFORM, KUBE_SCORE)
+    for name in module.programs
+} | {
     "coredns": COREDNS.version,
     "pause": PAUSE.version,
     "knative-valid": KNATIVE.version,

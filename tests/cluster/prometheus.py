@@ -1,4 +1,4 @@
-"""Prometheus on this machine: it scrapes model servers in pods, as manifests/base/monitoring.yaml asks, and Traefik.
+"""Prometheus on this machine: it scrapes model servers in pods, as manifests/components/monitoring asks, and Traefik.
 
 Debian builds it without the discovery of Kubernetes' pods, so a thread here looks for them and writes them down.
 """

@@ -7,6 +7,9 @@ from ..config import Pods
 from ..errors import UserError
 
 MANAGED = {"app.kubernetes.io/managed-by": "kfp-flywheel"}
+"""What runs made."""
+PART, COMPONENT = {"app.kubernetes.io/part-of": "kfp-flywheel"}, "app.kubernetes.io/component"
+"""What an installation consists of."""
 UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 USER = 1000
 NON_ROOT = {"runAsNonRoot": True, "runAsUser": USER, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -4,7 +4,7 @@ from typing import Any
 
 from ...config import Platform
 from ...images import STEPS
-from ..pods import MANAGED, NON_ROOT, container, pull_secrets, refuse_unpinned, volumes
+from ..pods import MANAGED, NON_ROOT, PART, container, pull_secrets, refuse_unpinned, volumes
 
 NAME = "flywheel-reconciler"
 METRICS_PORT = 9100
@@ -18,25 +18,41 @@ def deployment(platform: Platform) -> dict[str, Any]:
     """
     image, pods = platform.images.get("steps", STEPS), platform.pods
     refuse_unpinned("steps", image, pods)
-    labels = MANAGED | {"app.kubernetes.io/name": NAME}
+    own = {"app.kubernetes.io/name": NAME}
+    apart = {"labelSelector": {"matchLabels": own}, "topologyKey": "kubernetes.io/hostname"}
     # The limit is for the moment in which MLflow is told of a new champion.
-    resources = {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "768Mi"}}
+    resources = {
+        "requests": {"cpu": "20m", "memory": "128Mi", "ephemeral-storage": "64Mi"},
+        "limits": {"memory": "768Mi", "ephemeral-storage": "1Gi"},
+    }
     env = {"FLYWHEEL_PLATFORM": platform.line(), "FLYWHEEL_HOST": "0.0.0.0"} | pods.env  # noqa: S104 - in the pod
     keeper = container("reconciler", image, pods, env, resources)
     keeper["command"] = ["python", "-m", "kfp_flywheel.components.serving.keeper"]
     keeper["ports"] = [{"name": "metrics", "containerPort": METRICS_PORT}]
+    keeper["securityContext"] = keeper["securityContext"] | {"readOnlyRootFilesystem": True}
     keeper["readinessProbe"] = {"httpGet": {"path": "/metrics", "port": "metrics"}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": NAME, "labels": labels},
+        "metadata": {
+            "name": NAME,
+            "namespace": platform.serving.removeprefix("kserve://"),
+            "labels": MANAGED | PART | own,
+        },
         "spec": {
             "replicas": 2,
-            "selector": {"matchLabels": {"app.kubernetes.io/name": NAME}},
+            "selector": {"matchLabels": own},
             "template": {
-                "metadata": {"labels": labels},
+                "metadata": {"labels": MANAGED | own},
                 "spec": {
                     "serviceAccountName": NAME,
+                    "affinity": {
+                        "podAntiAffinity": {
+                            "preferredDuringSchedulingIgnoredDuringExecution": [
+                                {"weight": 100, "podAffinityTerm": apart}
+                            ]
+                        }
+                    },
                     "securityContext": NON_ROOT,
                     "imagePullSecrets": pull_secrets(pods),
                     "containers": [keeper],

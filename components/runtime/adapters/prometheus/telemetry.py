@@ -74,7 +74,7 @@ class Prometheus:
         if not growth.total:
             raise PlatformError(
                 f"{self.url} has no series of endpoint {endpoint} in {self.namespace}: nobody scrapes its versions.",
-                "kubectl apply -f manifests/base/monitoring.yaml, or look at its targets",
+                "kubectl apply -f manifests/components/monitoring/monitoring.yaml, or look at its targets",
             )
         found: dict[str, Counts] = {}
         for (kind, version, le), value in growth.total.items():

@@ -73,7 +73,12 @@ def build(spec: JobSpec, namespace: str, pods: Pods, owner: Mapping[str, Any] | 
                         "object-store-memory": "100000000",
                         "dashboard-host": "0.0.0.0",  # noqa: S104 - in the pod; the operator asks from outside
                     },
-                    "template": _pod(_container("ray-head", spec, pods, "200m", pods.head_memory), pods),
+                    # Ray's autoscaler asks the API server, by rights that KubeRay gives it; nothing else of ours does.
+                    "template": _pod(
+                        _container("ray-head", spec, pods, "200m", pods.head_memory),
+                        pods,
+                        {"automountServiceAccountToken": True} if autoscaled else None,
+                    ),
                 },
                 "workerGroupSpecs": [
                     {
