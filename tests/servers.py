@@ -2,11 +2,13 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,12 +95,18 @@ def gcs(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
-    """An MLflow server; gives its URL."""
+def mlflow(
+    folder: Path, host: str = "127.0.0.1", given: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """An MLflow server; gives its URL.
+
+    Args:
+        given: Options in place of those for SQLite.
+    """
     port = free_port(host)
-    command = [sys.executable, "-m", "mlflow", "server", f"--host={host}", f"--port={port}", "--workers=1"]
-    command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--allowed-hosts={host}:{port}"]
-    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    own = ["--workers=1", f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--allowed-hosts={host}:{port}"]
+    command = [sys.executable, "-m", "mlflow", "server", *(given or own), f"--host={host}", f"--port={port}"]
+    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | dict(env or {})
     with (folder / "mlflow.log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -107,3 +115,38 @@ def mlflow(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server of Debian's with an empty database, `mlflow`; gives its HOST:PORT. The password is tests."""
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    who = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}  # it refuses to be root
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="flywheel-postgresql-") as name:
+        data, password = Path(name) / "data", Path(name) / "password"
+        password.write_text("tests")
+        if who:
+            for path in (data.parent, password):
+                shutil.chown(path, **who)
+
+        def run(program: str, *options: str) -> None:
+            environment = os.environ | {"PGPASSWORD": "tests"}
+            command = [programs / program, "--username=mlflow", *options]
+            subprocess.run(command, check=True, cwd=name, capture_output=True, env=environment, **who)
+
+        run(
+            "initdb", f"--pgdata={data}", f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8"
+        )
+        options = [f"--port={port}", "--listen_addresses=127.0.0.1", f"--unix_socket_directories={name}", "--fsync=off"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        server = subprocess.Popen([programs / "postgres", "-D", data, *options], cwd=name, **quiet, **who)
+        at = ("--host=127.0.0.1", f"--port={port}")
+        try:
+            ready = [programs / "pg_isready", *at]
+            wait_for(lambda: subprocess.run(ready, capture_output=True).returncode == 0, 30, "PostgreSQL")
+            run("createdb", *at, "mlflow")
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGQUIT)
+            server.wait()
