@@ -409,6 +409,54 @@ def doctor(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT, 
 
 
 @app.command()
+def init(
+    platform: Annotated[str, typer.Option("--platform", help="Kind of cluster: kind, gke or eks.")],
+    out: Annotated[Path, typer.Option("--out", help="The file.")] = Path("cluster.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a platform file for a cluster, every setting with what it means; what is yours to fill in is marked.
+
+    \b
+    Examples:
+      flywheel init --platform gke
+      flywheel init --platform kind --out kind.yaml --force
+    """
+    from . import init as beginning
+
+    found = beginning.init(platform, out, force)
+    if as_json:
+        _print_json(found)
+    else:
+        beginning.show(found)
+
+
+@app.command()
+def uninstall(
+    platform: Annotated[Path, typer.Option("--platform", help="Platform file of the cluster.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only tell.")] = False,
+    endpoints: Annotated[bool, typer.Option("--endpoints", help="End the endpoints too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell what of ours is on a cluster, and remove what the manifests made. What holds data stays, and is named.
+
+    \b
+    Examples:
+      flywheel uninstall --platform cluster.yaml
+      flywheel uninstall --platform cluster.yaml --yes --endpoints --json
+    """
+    import getpass
+
+    from . import uninstall as leaving
+
+    found = leaving.uninstall(_platform(ROOT, platform), yes, endpoints, getpass.getuser())
+    if as_json:
+        _print_json(found)
+    else:
+        leaving.show(found)
+
+
+@app.command()
 def demo(
     root: Root = ROOT / "demo",
     port: Annotated[

@@ -1,11 +1,15 @@
 """Which platform a command works on: the file that it was given, or this machine."""
 
+import re
 from pathlib import Path
 
 import yaml
 
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import UserError
+
+OPEN = re.compile(r"<[^<>]+>")
+"""What `flywheel init` leaves to be filled in."""
 
 
 def read_yaml(file: Path, what: str) -> dict[str, object]:
@@ -29,10 +33,15 @@ def read_platform(root: Path, file: Path | None) -> Platform:
     """The platform of a file, or everything in one folder of this machine.
 
     `images` may name the file of digests that `make images` wrote, relative to the platform file.
+
+    Raises:
+        UserError: It is none, or not all of it is filled in.
     """
     if not file:
         return Platform.local(root)
     given = read_yaml(file, "platform file")
+    if left := OPEN.findall(str(given)):
+        raise UserError(f"platform file {file} still says {', '.join(left)}.", f"fill it in, in {file}")
     if isinstance(lock := given.get("images"), str):
         given["images"] = read_yaml(file.parent / lock, "images")
     return Platform.of(**given)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from .adapters.cluster import Cluster
+    from .adapters.installed import Installed
 
 
 def open_store(root: str) -> Store:
@@ -99,6 +100,12 @@ class World:
         from .adapters.cluster import Cluster
 
         return Cluster()
+
+    def installed(self) -> "Installed":
+        """What of ours is on the cluster."""
+        from .adapters.installed import Installed
+
+        return Installed(self.platform)
 
     @cached_property
     def telemetry(self) -> Telemetry:

@@ -14,7 +14,7 @@ from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.pipelines import running
 
 COMMANDS = ["run", "submit", "compile", "serve", "predict", "traffic", "status", "history", "watch"]
-COMMANDS += ["rollout", "promote", "rollback", "monitor", "batch", "doctor", "demo"]
+COMMANDS += ["rollout", "promote", "rollback", "monitor", "batch", "doctor", "init", "uninstall", "demo"]
 GROUPS = ["runs", "schedule"]
 PARTS = [f"runs {name}" for name in ("list", "show", "cancel", "logs")]
 PARTS += [f"schedule {name}" for name in ("create", "list", "pause", "resume", "delete")]
