@@ -16,6 +16,7 @@ from kfp_flywheel.components.runtime.adapters.kserve.build import BUDGET, SERVIC
 from kfp_flywheel.components.runtime.adapters.kserve.knative import KnativeServing
 from kfp_flywheel.components.runtime.adapters.kserve.serving import KServe
 from kfp_flywheel.components.runtime.adapters.kubernetes import Kind, Objects
+from kfp_flywheel.components.runtime.adapters.leader import LEASE
 from kfp_flywheel.components.runtime.adapters.rayjob.build import RAYJOB, build
 from kfp_flywheel.components.runtime.adapters.rayjob.jobs import RayJobs
 from kfp_flywheel.components.runtime.config import Platform, Pods
@@ -195,6 +196,7 @@ Until = Callable[[Callable[[], bool], str], None]
 
 def keeping(place: Place, mode: str, scenario: Callable[[Until], None]) -> list[str]:
     """The reconciler at work while something happens, or until it lacks a right; gives what it says."""
+    place.objects.delete(LEASE, keeper.NAME)
     said, failed = list[str](), list[BaseException]()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -202,7 +204,7 @@ def keeping(place: Place, mode: str, scenario: Callable[[Until], None]) -> list[
         return any(FORBIDDEN in line for line in said)
 
     def until(ready: Callable[[], bool], what: str) -> None:
-        wait_for(lambda: lacks() or ready(), 20, what)
+        wait_for(lambda: lacks() or ready(), 40, what)
 
     def happen() -> None:
         try:

@@ -1,5 +1,6 @@
 """One at a time among processes that could all do the same: a Lease of the API server, as Kubernetes' own parts use."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -62,7 +63,8 @@ class Leadership:
         return True
 
     def give_back(self) -> None:
-        """Let another one take it at once."""
-        found = self._objects.get(LEASE, self._name)
-        if found and found["spec"].get("holderIdentity") == self._identity:
-            self._objects.replace(LEASE, {**found, "spec": {**found["spec"], "holderIdentity": ""}})
+        """Let another one take it at once; where that cannot be done, it runs out."""
+        with contextlib.suppress(FlywheelError), explained(f"lease {self._name} cannot be given back"):
+            found = self._objects.get(LEASE, self._name)
+            if found and found["spec"].get("holderIdentity") == self._identity:
+                self._objects.replace(LEASE, {**found, "spec": {**found["spec"], "holderIdentity": ""}})
