@@ -426,7 +426,7 @@ def init(
 
     found = beginning.init(platform, out, force)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         beginning.show(found)
 
@@ -449,9 +449,9 @@ def uninstall(
 
     from . import uninstall as leaving
 
-    found = leaving.uninstall(_platform(ROOT, platform), yes, endpoints, getpass.getuser())
+    found = leaving.uninstall(platform_of(ROOT, platform), yes, endpoints, getpass.getuser())
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         leaving.show(found)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from kfp_flywheel.components.runtime.adapters import kubernetes
+from kfp_flywheel.components.runtime.adapters.cluster import RIGHTS
 from kfp_flywheel.components.runtime.adapters.kserve import mirror
 from kfp_flywheel.components.runtime.adapters.kserve.build import BUDGET, SERVICE, STOP, owner_of
 from kfp_flywheel.components.runtime.adapters.kserve.knative import KnativeServing
@@ -43,6 +44,11 @@ STEPS, RECONCILER = (granted(ROLES[f"flywheel-{name}"]) for name in ("steps", "r
 SCALED = {"min_replicas": 2, "max_replicas": 4}
 FORBIDDEN = "is forbidden"
 WORKFLOW = Kind("argoproj.io", "v1alpha1", "workflows")
+
+
+def test_the_doctor_asks_for_rights_that_the_role_of_steps_has() -> None:
+    asked = {(*one[:2], verb) for rights in RIGHTS.values() for one in rights for verb in one[2].split()}
+    assert asked <= STEPS
 
 
 class Place:

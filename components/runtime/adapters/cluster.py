@@ -11,7 +11,7 @@ from .kubernetes import Kind, explained, patiently
 
 RIGHTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "rayjob": (
-        ("ray.io", "rayjobs", "get list watch create delete"),
+        ("ray.io", "rayjobs", "get watch create delete"),
         ("", "pods", "get list"),
         ("", "pods/log", "get"),
         ("", "events", "list"),
