@@ -42,7 +42,7 @@ def show(found: list[Schedule]) -> None:
     """Print schedules for a person."""
     table = Table(box=None, pad_edge=False)
     for column in ("schedule", "pipeline", "cron", "runs", "state"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column in ("schedule", "cron"), overflow="fold")
     for each in found:
         table.add_row(escape(each.name), each.pipeline, each.cron, each.says, "paused" if each.paused else "at work")
     Console(highlight=False).print(table if found else "no schedules yet; next: flywheel schedule create --help")

@@ -253,7 +253,7 @@ def show_list(states: list[RunState]) -> None:
     """Print runs for a person, the newest first."""
     table = Table(box=None, pad_edge=False)
     for column in ("run", "pipeline", "state", "started", "took", "why"):
-        table.add_column(column, overflow="fold" if column in ("run", "why") else "ellipsis")
+        table.add_column(column, no_wrap=column != "why", overflow="fold")  # names are there to be copied
     for state in states:
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.request.at))
         table.add_row(

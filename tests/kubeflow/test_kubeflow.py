@@ -68,7 +68,7 @@ def test_a_run_goes_on_when_following_ends_and_is_cancelled_by_hand(file: str) -
     command = [*FLYWHEEL, "submit", "monitor", "--name", name, "-p", f"endpoint={OURS}", "--platform", file]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
         assert following.stderr
-        wait_for(lambda: name in flywheel(file, "runs", "list").stdout)
+        wait_for(lambda: flywheel(file, "runs", "show", name).returncode != 2)
         following.send_signal(signal.SIGINT)
         assert "the run goes on" in following.stderr.read()
     assert following.returncode == 130
