@@ -132,7 +132,7 @@ def test_rights_that_are_missing_are_listed_and_those_of_the_steps_suffice(
     plane: ControlPlane, cluster: client.ApiClient, sound: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace = sound.serving.removeprefix("kserve://")
-    token = client.CoreV1Api(cluster).create_namespaced_service_account_token("flywheel", namespace, {"spec": {}})
+    token = client.CoreV1Api(cluster).create_namespaced_service_account_token("flywheel-steps", namespace, {"spec": {}})
     config = yaml.safe_load(plane.places.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token.status.token}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
