@@ -65,12 +65,13 @@ def test_the_readme_is_followed(plane: ControlPlane, there: Platform, tmp_path: 
     released(world, "1", tiny_package(world.store))
     released(world, "2", tiny_package(world.store, bias=1.001))
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(there.plain() | {"pods": there.pods.plain()}))
-    (tmp_path / "manifests").symlink_to(REPO / "manifests")
     (tmp_path / "images").mkdir()
     for number, image in enumerate(tiny_images(20)):
         (tmp_path / "images" / f"{number}.png").write_bytes(image)
-    (script,) = [text for kind, text in BLOCKS if kind == "sh" and "monitoring.yaml" in text]
-    script = script.replace("-n team", f"-n {namespace}").replace("--version 2", "--version 2 -p look_s=0.5")
+    (script,) = [text for kind, text in BLOCKS if kind == "sh" and "reconciler.yaml" in text]
+    for path in ("components/monitoring/monitoring.yaml", "base/reconciler.yaml"):
+        plane.kubectl("apply", "-n", namespace, "-f", str(REPO / "manifests" / path))
+    script = script.replace("--version 2", "--version 2 -p look_s=0.5")
     script += "\nflywheel traffic images --seconds 3 --platform cluster.yaml\n"
     path = f"{Path(sys.executable).parent}:{kubectl_in(plane, tmp_path)}:{os.environ['PATH']}"
 
