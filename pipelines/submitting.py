@@ -1,5 +1,6 @@
 """`flywheel submit` and `flywheel runs`: runs that others work off, started once, followed, told of."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -117,8 +118,9 @@ def printed(name: str, step: str, platform: Platform) -> Iterator[str]:
         begun = ", ".join(task.name for task in tasks) or "none that is known here"
         raise UserError(f"{name} has begun no step {step}.", f"steps are {begun}")
     for task in tasks:
-        for line in task.printed.splitlines() if step in ("", task.name) else ():
-            yield f"{task.name}: {line}\n"
+        if step in ("", task.name):
+            lines = task.printed.splitlines() or [f"({task.state}; the backend has no log of it)"]
+            yield from (f"{task.name}: {line}\n" for line in lines)
 
 
 def looked_at(state: RunState, platform: Platform) -> Told:
@@ -142,12 +144,15 @@ def found(name: str, platform: Platform) -> RunState:
 class Follower:
     """Hands on the lines that steps say, each once.
 
+    Of a large run Kubeflow loses sight of the steps that end last, and their logs: the steps' own records tell of them.
+
     Args:
         line: Receives `STEP: …`, and the seconds of the step so far.
     """
 
     line: Callable[[str, float], None]
     _read: dict[str, int] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
 
     def look(self, tasks: list[Task]) -> None:
         for task in tasks:
@@ -157,8 +162,21 @@ class Follower:
             for text in task.printed[begun:end].splitlines():
                 _, mark, said = text.partition(MARK)
                 if mark:
-                    self.line(said, task.seconds)
+                    self._hand_on(said, task.seconds)
             self._read[task.name] = max(begun, end)
+
+    def look_at_records(self, steps: list[StepRecord]) -> None:
+        for step in steps:
+            if step.step not in self._ended:
+                self._hand_on(f"{step.step}: {step.outcome}: {json.dumps(step.sentence)}", step.seconds)
+
+    def _hand_on(self, said: str, seconds: float) -> None:
+        step, _, rest = said.partition(": ")
+        if rest.partition(": ")[0] in running.MARKS:
+            if step in self._ended:
+                return
+            self._ended.add(step)
+        self.line(said, seconds)
 
 
 def followed(state: RunState, platform: Platform, quiet: bool) -> Told:
@@ -184,6 +202,7 @@ def follow(state: RunState, platform: Platform, progress: running.Progress) -> T
         try:
             state = runs.find(state.run or state.request.name) or state
             tasks = runs.tasks(state) if state.run else []
+            steps = run_records(connect(platform).store, state.run) if state.run else []
             last = time.monotonic()
         except PlatformError as error:
             if time.monotonic() - last > AWAY_S:
@@ -191,6 +210,7 @@ def follow(state: RunState, platform: Platform, progress: running.Progress) -> T
             progress.status.update(f"{escape(error.message)} Asked again.")
         else:
             follower.look(tasks)
+            follower.look_at_records(steps)
             if state.over:
                 return tell(state, tasks, platform)
         time.sleep(LOOK_S)

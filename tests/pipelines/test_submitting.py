@@ -50,6 +50,19 @@ def test_each_line_is_shown_once_however_it_comes_in(lines: list[str], data: st.
     ]
 
 
+def test_a_step_that_the_backend_lost_sight_of_is_told_by_its_record_and_once(world: World) -> None:
+    for step in ("ingest", "rollout"):
+        ended(world, step, "done", f"{step} is done.")
+    seen = list[str]()
+    follower = submitting.Follower(lambda line, _: seen.append(line))
+    records = submitting.run_records(world.store, "run-1")
+    follower.look_at_records(records[:1])
+    printed = f'{MARK}ingest: done: "ingest is done."\n{MARK}rollout: v1: starting\n'
+    follower.look([Task(name="ingest", state="succeeded", printed=printed)])
+    follower.look_at_records(records)
+    assert seen == ['ingest: done: "ingest is done."', "rollout: v1: starting", 'rollout: done: "rollout is done."']
+
+
 def test_a_failed_run_tells_what_its_step_said_and_has_its_exit_code(world: World, platform: Platform) -> None:
     ended(world, "resolve", "done", "the champion is none.")
     ended(world, "ingest", "failed", "s3://x holds no images. Next: correct source", 2)
