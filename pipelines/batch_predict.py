@@ -31,7 +31,7 @@ def batch_predict(
     common = {"platform": platform, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     settings = {name: given[name] for name in config.Predict.__struct_fields__} | common
     told = notify(pipeline="batch_predict", steps="resolve recall predict", endpoint=endpoint, **common)
-    with dsl.ExitHandler(told.set_caching_options(False), name="tell"):
+    with dsl.ExitHandler(told.set_caching_options(False), name="steps"):
         # kfp.local knows no OneOf of artifacts, so each branch has a predict of its own.
         with dsl.If(model_version == "", name="champion"):
             resolved = resolve(parameters="", endpoint=endpoint, **common).set_caching_options(False)

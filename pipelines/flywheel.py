@@ -72,7 +72,7 @@ def flywheel(
     steps = "resolve ingest validate snapshot train evaluate register rollout"
     told = notify(pipeline="flywheel", steps=steps, endpoint=endpoint, **common).set_caching_options(False)
 
-    with dsl.ExitHandler(told, name="tell"):
+    with dsl.ExitHandler(told, name="steps"):
         resolved = resolve(parameters=parameters, endpoint=endpoint, **common).set_caching_options(False)
         start = {"champion": resolved.outputs["champion"]}
         configuration = {"config": resolved.outputs["Output"]}

@@ -26,5 +26,5 @@ def monitor(
     common = {"platform": platform, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     settings = {name: given[name] for name in config.Monitor.__struct_fields__}
     told = notify(pipeline="monitor", steps="monitor", endpoint=endpoint, **common).set_caching_options(False)
-    with dsl.ExitHandler(told, name="tell"):
+    with dsl.ExitHandler(told, name="steps"):
         contract.monitor(**settings, **common).set_caching_options(False)

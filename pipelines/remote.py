@@ -116,7 +116,7 @@ def cancel(run: RunName, root: Root = ROOT, platform: PlatformFile = None) -> No
     from . import submitting
 
     state = submitting.cancelled(run, platform_of(root, platform))
-    print(f"{state.request.name} is {state.state}")
+    print(f"{state.request.name} {f'is {state.state}' if state.over else 'is being ended'}")
 
 
 @runs.command()

@@ -32,7 +32,7 @@ def rollout(
     common = {"platform": platform, "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     settings = {name: given[name] for name in config.Rollout.__struct_fields__}
     told = notify(pipeline="rollout", steps="resolve recall rollout", endpoint=endpoint, **common)
-    with dsl.ExitHandler(told.set_caching_options(False), name="tell"):
+    with dsl.ExitHandler(told.set_caching_options(False), name="steps"):
         resolved = resolve(parameters="", endpoint=endpoint, **common).set_caching_options(False)
         recalled = recall(model=model, version=version, **common).after(resolved).set_caching_options(False)
         contract.rollout(

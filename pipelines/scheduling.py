@@ -10,7 +10,7 @@ from rich.table import Table
 from ..components.runtime.config import Platform
 from ..components.runtime.ports import Schedule
 from ..components.runtime.wiring import connect
-from .submitting import readable
+from .submitting import readable, wide
 
 
 def create(name: str, pipeline: str, parameters: dict[str, Any], cron: str, platform: Platform) -> tuple[Schedule, str]:
@@ -42,10 +42,10 @@ def show(found: list[Schedule]) -> None:
     """Print schedules for a person."""
     table = Table(box=None, pad_edge=False)
     for column in ("schedule", "pipeline", "cron", "runs", "state"):
-        table.add_column(column, no_wrap=column in ("schedule", "cron"), overflow="fold")
+        table.add_column(column, overflow="fold")
     for each in found:
         table.add_row(escape(each.name), each.pipeline, each.cron, each.says, "paused" if each.paused else "at work")
-    Console(highlight=False).print(table if found else "no schedules yet; next: flywheel schedule create --help")
+    wide(Console(highlight=False)).print(table if found else "no schedules yet; next: flywheel schedule create --help")
 
 
 def _say(line: str) -> None:

@@ -23,6 +23,7 @@ LOOK_S = 1.0
 AWAY_S = 60.0
 """Seconds that the backend may be away while a run is followed."""
 LAST_LINES = 5
+WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -273,14 +274,20 @@ def show_list(states: list[RunState]) -> None:
     """Print runs for a person, the newest first."""
     table = Table(box=None, pad_edge=False)
     for column in ("run", "pipeline", "state", "started", "took", "why"):
-        table.add_column(column, no_wrap=column != "why", overflow="fold")  # names are there to be copied
+        table.add_column(column, overflow="fold")
     for state in states:
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.request.at))
         table.add_row(
             escape(state.request.name), state.request.pipeline, state.state, at, _span(state.seconds),
             escape(state.request.reason),
         )  # fmt: skip
-    Console(highlight=False).print(table if states else "no runs yet; next: flywheel submit --help")
+    wide(Console(highlight=False)).print(table if states else "no runs yet; next: flywheel submit --help")
+
+
+def wide(console: Console) -> Console:
+    """A console whose tables fold no name: those are there to be copied, also out of a file."""
+    console.width = max(console.width, WIDTH)
+    return console
 
 
 def _span(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ def code_version() -> str:
     return f"{VERSION}+{digest.hexdigest()[:12]}"
 
 
+TERMINATED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 MARK = "flywheel | "
 """Begins each line for whoever watches the run."""
 
@@ -108,7 +110,8 @@ def step(name: str, platform: str, run: str) -> Iterator[Step]:
         current = Step(name, run, connect(Platform.parse(platform)))
         yield current
     except BaseException as error:
-        reason = str(error) or type(error).__name__
+        ended = isinstance(error, SystemExit) and error.code in TERMINATED
+        reason = "it was ended from outside" if ended else str(error) or type(error).__name__
         code = error.exit_code if isinstance(error, FlywheelError) else 1
         _record(current, started, "failed", reason, code)
         say(f"{name}: failed: {json.dumps(reason, ensure_ascii=False)}")

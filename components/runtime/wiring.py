@@ -139,7 +139,7 @@ class World:
         if self.platform.runs.startswith("kfp+"):
             from .adapters.kfp.runs import KfpRuns
 
-            return KfpRuns(self.platform, self.store)
+            return KfpRuns(self.platform, lambda: self.store)
         from .adapters.local.runs import LocalRuns
 
         return LocalRuns(self.platform.runs)

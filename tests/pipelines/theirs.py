@@ -32,7 +32,7 @@ def of(name: str) -> dict[str, Any]:
 def theirs(source: str = SOURCE, endpoint: str = "detector") -> None:
     run = {"run_id": "theirs", "platform": PLATFORM}
     told = component("notify")(pipeline="theirs", **run)
-    with dsl.ExitHandler(told, name="tell"):
+    with dsl.ExitHandler(told, name="steps"):
         start = component("resolve")(parameters="", endpoint=endpoint, **run)
         known = {"champion": start.outputs["champion"]}
         batch = component("ingest")(source=source, **run).after(start)

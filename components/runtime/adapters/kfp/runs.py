@@ -5,8 +5,9 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -61,19 +62,34 @@ class KfpRuns:
 
     Args:
         platform: Its `runs` says where; pipelines are compiled for it.
-        store: Decides between two who start a run of one name at once.
+        open_store: Opens the store, which decides between two who start a run of one name at once.
         compile: Gives the YAML of a pipeline.
     """
 
-    def __init__(self, platform: Platform, store: Store, compile: Callable[[str, Platform], str] = compiled) -> None:
-        self._platform, self._store, self._compile = platform, store, compile
-        self.server = Server(platform.runs)
+    def __init__(
+        self,
+        platform: Platform,
+        open_store: Callable[[], Store],
+        compile: Callable[[str, Platform], str] = compiled,
+    ) -> None:
+        self._platform, self._open_store, self._compile = platform, open_store, compile
         self._printed: dict[str, str] = {}
 
+    @cached_property
+    def store(self) -> Store:
+        return self._open_store()
+
+    @cached_property
+    def server(self) -> Server:
+        return Server(self._platform.runs)
+
     def start(self, request: RunRequest) -> bool:
-        if self._named(checked(request.name)):
-            return False
-        reference = self.server.upload(request.pipeline, self._compile(request.pipeline, self._platform))
+        with ThreadPoolExecutor(1) as pool:  # what takes longest goes on while the server is asked
+            compiling = pool.submit(self._compile, request.pipeline, self._platform)
+            if self._named(checked(request.name)):
+                return False
+            _ = self.store
+        reference = self.server.upload(request.pipeline, compiling.result())
         wanted = api.V2beta1Run(
             experiment_id=self.server.experiment,
             display_name=request.name,
@@ -133,9 +149,9 @@ class KfpRuns:
         """Id of the run that this name stands for: whoever writes it down first decides."""
         key = f"started/{name}"
         try:
-            self._store.put(key, run.encode())
+            self.store.put(key, run.encode())
         except AlreadyExists:
-            return self._store.get(f"{self._store.root}/{key}").decode()
+            return self.store.get(f"{self.store.root}/{key}").decode()
         return run
 
     def _task(self, run: str, name: str, pod: str, detail: Any) -> Task:
