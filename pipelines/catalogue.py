@@ -15,6 +15,7 @@ import yaml
 from kfp import compiler
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.graph_component import GraphComponent
+from kfp.dsl.python_component import PythonComponent
 
 from ..components.runtime import images
 from ..components.runtime.config import Platform
@@ -53,7 +54,7 @@ def compiled(component: BaseComponent, platform: Platform) -> str:
         path = Path(folder, "compiled.yaml")
         compiler.Compiler().compile(component, str(path))
         spec = next(yaml.safe_load_all(path.read_text()))
-    _fill_in(spec, platform)
+    _fill_in(spec, platform, isinstance(component, PythonComponent))
     pods = {executor: settings.pod(_stage(executor), platform) for executor in spec["deploymentSpec"]["executors"]}
     documents = [spec]
     if any(pods.values()):
@@ -97,7 +98,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
+def _fill_in(spec: dict[str, Any], platform: Platform, alone: bool) -> None:
     """Set the platform as the default, its images in place of the released ones, and what pods are to have."""
     # In the components too: whoever loads one from its file gets their defaults, not the root's.
     for part in (spec["root"], *spec["components"].values()):
@@ -108,8 +109,11 @@ def _fill_in(spec: dict[str, Any], platform: Platform) -> None:
     for executor, made in spec["deploymentSpec"]["executors"].items():
         container = made.get("container", {})
         container["image"] = released.get(container.get("image"), container.get("image"))
-        if platform.pods.env:
-            container["env"] = [{"name": name, "value": value} for name, value in platform.pods.env.items()]
+        given = platform.pods.env.items()
+        if given and alone:  # the SDK cannot compile a component again that it loaded with `env`
+            container["command"] = ["env", *(f"{name}={value}" for name, value in given), *container["command"]]
+        elif given:
+            container["env"] = [{"name": name, "value": value} for name, value in given]
         if asked := settings.resources(_stage(executor), platform):
             container["resources"] = asked
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf.json_format import ParseDict
+from kfp import dsl
+from kfp.components import load_component_from_file
 from kfp.dsl.base_component import BaseComponent
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
@@ -67,6 +69,25 @@ def test_settings_of_the_platform_file_are_those_of_the_stage_and_for_the_rest_t
     assert {found["resources"]["resourceMemoryLimit"] for found in containers.values()} == {"1Gi"}
     assert containers["exec-train"]["resources"]["resourceCpuRequest"] == "500m"
     assert "resourceCpuLimit" not in containers["exec-ingest"]["resources"]
+
+
+@pytest.mark.parametrize("name", ["ingest", "monitor", "recall", "resolve"])  # which need no other one before them
+def test_a_component_of_a_file_is_compiled_into_somebody_elses_pipeline_with_all_its_settings(
+    name: str, there: Platform, tmp_path: Path
+) -> None:
+    catalogue.compile_components(there, tmp_path)
+    loaded = load_component_from_file(str(tmp_path / f"{name}.yaml"))
+    required = {key: "x" for key, given in loaded.component_spec.inputs.items() if not given.optional}
+
+    @dsl.pipeline(name="theirs")
+    def theirs() -> None:
+        loaded(**required)
+
+    spec, kubernetes = documents(theirs, there)
+    (container,) = [found["container"] for found in spec["deploymentSpec"]["executors"].values()]
+    assert container["command"][:2] == ["env", "AWS_DEFAULT_REGION=eu-central-1"]
+    (pod,) = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    assert pod["secretAsEnv"][0]["secretName"] == "store"
 
 
 def test_without_settings_nothing_is_said_of_pods(platform: Platform) -> None:
