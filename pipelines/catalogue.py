@@ -74,7 +74,7 @@ def compile_components(platform: Platform, folder: Path) -> list[Path]:
         written.append(_write(folder / f"{name}.yaml", text))
         (executor,) = yaml.safe_load(text.partition("\n---\n")[0])["deploymentSpec"]["executors"].values()
         told[name] = component, executor["container"]["image"]
-    return [*written, _write(folder / "index.html", catalogue_page.render(told))]
+    return [*written, _write(folder / "index.html", catalogue_page.render(told, platform.pods.secrets))]
 
 
 def compile_all(platform: Platform, folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """The page of `flywheel compile --components DIR`: what each component takes and gives, its image, and its source."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -15,11 +15,12 @@ FOR_ALL = {
 }
 
 
-def render(components: Mapping[str, tuple[BaseComponent, str]]) -> str:
+def render(components: Mapping[str, tuple[BaseComponent, str]], secrets: Mapping[str, Sequence[str]]) -> str:
     """Render the page.
 
     Args:
         components: By name, each with its image.
+        secrets: Their keys, by name: what the SDK drops of a component that it loads.
     """
     links = " · ".join(f'<a href="#{name}">{name}</a>' for name in components)
     intro = (
@@ -27,6 +28,15 @@ def render(components: Mapping[str, tuple[BaseComponent, str]]) -> str:
         "<code>kfp.components.load_component_from_file('train.yaml')</code>. Where the package is installed, "
         "<code>from kfp_flywheel.components.train.component import train</code> is the same.</p>"
     )
+    if secrets:
+        lines = [
+            f"kubernetes.use_secret_as_env(task, {name!r}, { ({key: key for key in keys})!r})"
+            for name, keys in secrets.items()
+        ]
+        code = escape("\n".join(["from kfp import kubernetes", *lines]))
+        intro += (
+            f"<p>The SDK drops the secrets of a component that it loads. Give them to its tasks:</p><pre>{code}</pre>"
+        )
     return page(
         "Components", f"{intro}<p>{links}</p>" + "".join(_section(n, *found) for n, found in components.items())
     )

@@ -1,5 +1,6 @@
 """What Kubeflow Pipelines is given: valid by its own schema, with the settings of the platform file in it."""
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf.json_format import ParseDict
-from kfp import dsl
+from kfp import compiler, dsl
 from kfp.components import load_component_from_file
 from kfp.dsl.base_component import BaseComponent
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
@@ -72,7 +73,7 @@ def test_settings_of_the_platform_file_are_those_of_the_stage_and_for_the_rest_t
 
 
 @pytest.mark.parametrize("name", ["ingest", "monitor", "recall", "resolve"])  # which need no other one before them
-def test_a_component_of_a_file_is_compiled_into_somebody_elses_pipeline_with_all_its_settings(
+def test_a_component_of_a_file_is_compiled_into_somebody_elses_pipeline_with_its_environment(
     name: str, there: Platform, tmp_path: Path
 ) -> None:
     catalogue.compile_components(there, tmp_path)
@@ -83,11 +84,13 @@ def test_a_component_of_a_file_is_compiled_into_somebody_elses_pipeline_with_all
     def theirs() -> None:
         loaded(**required)
 
-    spec, kubernetes = documents(theirs, there)
+    compiler.Compiler().compile(theirs, str(tmp_path / "theirs.yaml"))
+    spec = yaml.safe_load((tmp_path / "theirs.yaml").read_text())
     (container,) = [found["container"] for found in spec["deploymentSpec"]["executors"].values()]
     assert container["command"][:2] == ["env", "AWS_DEFAULT_REGION=eu-central-1"]
-    (pod,) = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
-    assert pod["secretAsEnv"][0]["secretName"] == "store"
+    # The SDK drops its secrets: the page says how to give them.
+    page = (tmp_path / "index.html").read_text()
+    assert "use_secret_as_env(task, 'store', {'KEY': 'KEY', 'SECRET': 'SECRET'})" in html.unescape(page)
 
 
 def test_without_settings_nothing_is_said_of_pods(platform: Platform) -> None:
