@@ -47,12 +47,12 @@ def _section(name: str, component: BaseComponent, image: str) -> str:
     said = (spec.description or "").strip()
     rows = "".join(_input(each, given) for each, given in (spec.inputs or {}).items())
     given = "".join(_output(each, made) for each, made in (spec.outputs or {}).items())
-    head = "<tr><th>{}</th><th>Type</th><th>Default</th><th></th></tr>"
+    head = "<tr><th>{}</th><th>Type</th><th>{}</th><th></th></tr>"
     return (
         f'<h2 id="{name}">{name}</h2><p>{escape(said)}</p>'
         f'<p class="muted">Source <code>components/{name}/</code> · image <code>{escape(image)}</code> · '
         f'<a href="{name}.yaml">{name}.yaml</a></p>'
-        f"<table>{head.format('Input')}{rows}{head.format('Output') if given else ''}{given}</table>"
+        f"<table>{head.format('Input', 'Default')}{rows}{head.format('Output', '') if given else ''}{given}</table>"
     )
 
 

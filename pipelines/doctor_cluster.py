@@ -81,11 +81,13 @@ def _kinds(world: World, what: str) -> Check:
 
 def _images(world: World) -> Check:
     images = world.platform.images
-    needed = {
-        "steps",
-        *(["train"] if world.platform.jobs != "local://" else []),
-        *(["serve"] if world.platform.gateway else []),
+    platform = world.platform
+    wanted = {
+        "steps": platform.runs.startswith("kfp+"),
+        "train": platform.jobs != "local://",
+        "serve": platform.gateway,
     }
+    needed = {profile for profile, is_needed in wanted.items() if is_needed}
     remedy = "make images REGISTRY=HOST/PATH, and images: build/images.yaml in the platform file"
     if missing := sorted(needed - set(images)):
         return Check("images", False, f"no image of {', '.join(missing)} is named", remedy)

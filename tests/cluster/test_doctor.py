@@ -67,8 +67,8 @@ def changed(platform: Platform, **changes: Any) -> Platform:
 @pytest.mark.parametrize(
     ("name", "changes", "found", "remedy"),
     [
-        ("images", {"images": {"serve": SERVE_IMAGE}}, "no image of steps, train is named", "make images"),
-        ("images", {"images": IMAGES | {"steps": "steps:1"}}, "images.steps is steps:1: a tag", "make images"),
+        ("images", {"images": {"serve": SERVE_IMAGE}}, "no image of train is named", "make images"),
+        ("images", {"images": IMAGES | {"train": "train:1"}}, "images.train is train:1: a tag", "make images"),
         ("gateway", {"gateway": {"name": "kserve/other"}}, "no Gateway kserve/other", "kubectl get gateways"),
         ("gateway", {"gateway": {"address": f"http://127.0.0.1:{free_port()}"}}, "does not answer", "gateway.address"),
         ("account", {"pods": {"service_account": "nobody"}}, "nobody is not in", "kubectl apply"),

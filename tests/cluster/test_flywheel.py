@@ -21,6 +21,7 @@ from kubernetes import client
 from tests import servers
 
 from .control import ControlPlane
+from .prometheus import Prometheus
 
 REPO = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPO / "README.md").read_text(), flags=re.DOTALL)
@@ -36,7 +37,7 @@ def write_files(folder: Path, platform: Platform, image: Path) -> None:
     """What the README has a person write, with the addresses of this cluster in it."""
     document = yaml.safe_load(block("yaml", 1))
     here = platform.plain()
-    document |= {name: here[name] for name in ("store", "jobs", "serving", "tracking", "gateway")}
+    document |= {name: here[name] for name in ("store", "jobs", "serving", "tracking", "telemetry", "gateway")}
     document["pods"] |= {name: here["pods"][name] for name in ("env", "host_paths", "head_memory", "worker_memory")}
     (folder / "cluster.yaml").write_text(yaml.safe_dump(document))
     (folder / "build").mkdir()
@@ -61,6 +62,7 @@ def test_the_same_pipeline_makes_the_same_detector_on_a_cluster(
     plane: ControlPlane,
     cluster_platform: Platform,
     serve_image: str,
+    prometheus: Prometheus,
     tracking: str,
     shapes: Path,
     namespace: str,
