@@ -10,6 +10,9 @@ from cronsim import CronSim, CronSimError
 from ...errors import UserError
 
 
+HINT = "minute hour day month weekday, as in --cron '0 3 * * *': every day at 03:00 UTC"
+
+
 def parsed(cron: str) -> CronSim:
     """A cron expression of five fields.
 
@@ -17,17 +20,16 @@ def parsed(cron: str) -> CronSim:
         UserError: It is none, or Kubeflow's cron cannot express it.
     """
     fields = cron.split()
-    hint = "minute hour day month weekday, as in --cron '0 3 * * *': every day at 03:00 UTC"
     if len(fields) != 5:
-        raise UserError(f"{cron!r} has {len(fields)} fields, and cron has five.", hint)
+        raise UserError(f"{cron!r} has {len(fields)} fields, and cron has five.", HINT)
     if foreign := sorted(set("#?@W") & set(cron.upper().replace("WED", ""))):
-        raise UserError(f"{cron!r} has {foreign[0]}, which Kubeflow's cron does not know.", hint)
+        raise UserError(f"{cron!r} has {foreign[0]}, which Kubeflow's cron does not know.", HINT)
     if any(part.strip("0123456789").upper() in ("L", "LW") for field in fields for part in field.split(",")):
-        raise UserError(f"{cron!r} has L, which Kubeflow's cron does not know.", hint)
+        raise UserError(f"{cron!r} has L, which Kubeflow's cron does not know.", HINT)
     try:
         return CronSim(cron, datetime.now(UTC))
     except CronSimError as error:
-        raise UserError(f"{cron!r} is not cron: {str(error)[0].lower()}{str(error)[1:]}.", hint) from error
+        raise UserError(f"{cron!r} is not cron: {str(error)[0].lower()}{str(error)[1:]}.", HINT) from error
 
 
 def six_fields(cron: str) -> str:
@@ -38,6 +40,8 @@ def six_fields(cron: str) -> str:
     """
     weekdays = parsed(cron).weekdays
     minute, hour, day, month, weekday = cron.split()
+    if "*" in weekday and "," in weekday:
+        raise UserError(f"{cron!r} names days of the week beside *.", HINT)
     if not weekday.startswith("*"):
         weekday = ",".join(map(str, sorted({number % 7 for number in weekdays if isinstance(number, int)})))
     return " ".join(("0", minute, hour, day, month.upper(), weekday))
