@@ -9,7 +9,6 @@ from cronsim import CronSim, CronSimError
 
 from ...errors import UserError
 
-
 HINT = "minute hour day month weekday, as in --cron '0 3 * * *': every day at 03:00 UTC"
 
 
