@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..components.ingest.remote import SCHEMES
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError, PlatformError, UserError
-from ..components.runtime.ports import RunRequest, RunState, Task
+from ..components.runtime.folder import SCHEMES
+from ..components.runtime.ports import RunRequest, Runs, RunState, Task
 from ..components.runtime.step import MARK, StepRecord, run_records
 from ..components.runtime.wiring import connect
 from . import running
@@ -104,8 +104,8 @@ def listed(limit: int, platform: Platform) -> list[RunState]:
 def cancelled(name: str, platform: Platform) -> RunState:
     """End a run, and give it as it is then."""
     runs = connect(platform).runs
-    runs.cancel(found(name, platform))
-    return found(name, platform)
+    runs.cancel(_found(runs, name))
+    return _found(runs, name)
 
 
 def printed(name: str, step: str, platform: Platform) -> Iterator[str]:
@@ -114,7 +114,8 @@ def printed(name: str, step: str, platform: Platform) -> Iterator[str]:
     Raises:
         UserError: There is no such step.
     """
-    tasks = connect(platform).runs.tasks(found(name, platform))
+    runs = connect(platform).runs
+    tasks = runs.tasks(_found(runs, name))
     if step and step not in {task.name for task in tasks}:
         begun = ", ".join(task.name for task in tasks) or "none that is known here"
         raise UserError(f"{name} has begun no step {step}.", f"steps are {begun}")
@@ -135,7 +136,11 @@ def found(name: str, platform: Platform) -> RunState:
     Raises:
         UserError: There is none.
     """
-    state = connect(platform).runs.find(name)
+    return _found(connect(platform).runs, name)
+
+
+def _found(runs: Runs, name: str) -> RunState:
+    state = runs.find(name)
     if state is None:
         raise UserError(f"there is no run {name}.", "flywheel runs list")
     return state
@@ -197,13 +202,14 @@ def followed(state: RunState, platform: Platform, quiet: bool) -> Told:
 
 def follow(state: RunState, platform: Platform, progress: running.Progress) -> Told:
     """Show a run until it is over, and tell what came of it."""
-    runs, tasks = connect(platform).runs, list[Task]()
-    follower, last = Follower(progress.line), time.monotonic()
+    world, tasks = connect(platform), list[Task]()
+    runs, store = world.runs, world.store
+    follower, known, last = Follower(progress.line), dict[str, StepRecord](), time.monotonic()
     while True:
         try:
             state = runs.find(state.run or state.request.name) or state
             tasks = runs.tasks(state) if state.run else []
-            steps = run_records(connect(platform).store, state.run) if state.run else []
+            steps = run_records(store, state.run, known) if state.run else []
             last = time.monotonic()
         except PlatformError as error:
             if time.monotonic() - last > AWAY_S:

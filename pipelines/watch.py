@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from ..components.ingest.document import find
 from ..components.ingest.listing import listing
-from ..components.ingest.remote import SCHEMES
 from ..components.runtime import config
 from ..components.runtime.artifacts import content_id
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError, PlatformError
+from ..components.runtime.folder import SCHEMES
 from ..components.runtime.ports import RunRequest
 from ..components.runtime.wiring import connect, open_store
 from ..components.serving.serve import serving

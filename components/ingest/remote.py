@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..runtime.errors import DataError, FlywheelError
-from ..runtime.folder import IMAGES
+from ..runtime.folder import IMAGES, SCHEMES
 from ..runtime.parallel import each
 from ..runtime.wiring import open_store
 
-SCHEMES = ("s3://", "gs://")
 WANTED = IMAGES | {".txt", ".yaml", ".yml"}
 AT_ONCE = 16
 

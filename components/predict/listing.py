@@ -7,13 +7,12 @@ from pathlib import PurePosixPath
 from ..runtime.artifacts import content_id
 from ..runtime.config import Predict
 from ..runtime.errors import DataError, UserError
-from ..runtime.folder import IMAGES, PARQUET, local_path
+from ..runtime.folder import IMAGES, PARQUET, SCHEMES, local_path
 from ..runtime.ports import Listed, Source
 from ..runtime.records import Record
 from ..runtime.step import say
 from ..runtime.wiring import open_source
 
-REMOTE = ("s3://", "gs://")
 TOLD = 10_000
 """Files between two lines of progress."""
 
@@ -51,7 +50,7 @@ def root_of(images: str) -> tuple[str, str]:
     Raises:
         UserError: There is no such place.
     """
-    if images.startswith(REMOTE):
+    if images.startswith(SCHEMES):
         root = images.rstrip("/")
         above, _, name = root.rpartition("/")
         return (above, name) if name.endswith(PARQUET) and above.count("/") > 1 else (root, "")

@@ -8,7 +8,7 @@ from ..runtime.artifacts import Lineage, ModelPackage, Predictions, Release, Res
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Platform, Predict
 from ..runtime.errors import DataError, PlatformError, UserError
-from ..runtime.folder import local_path
+from ..runtime.folder import SCHEMES, local_path
 from ..runtime.images import TRAIN
 from ..runtime.manifests import load
 from ..runtime.ports import Jobs, JobSpec, Store
@@ -17,7 +17,7 @@ from ..runtime.reasons import have_done
 from ..runtime.records import to_lines
 from ..runtime.shown import Log, nothing
 from ..runtime.step import code_version, say, step
-from .listing import REMOTE, Shard, freeze
+from .listing import Shard, freeze
 from .spec import MODULE, PredictSpec
 
 
@@ -70,7 +70,7 @@ def settled(config: Predict, platform: Platform) -> Predict:
     Raises:
         UserError: Names the value and the limit.
     """
-    here, remote = platform.jobs.startswith("local://"), config.images.startswith(REMOTE)
+    here, remote = platform.jobs.startswith("local://"), config.images.startswith(SCHEMES)
     if here:
         fits(config.workers, config.cpus_per_worker)
     elif not remote:

@@ -30,6 +30,8 @@ IMAGES = frozenset(
 """What counts as an image by its name. validate says which of them it can use: none is passed over in silence."""
 
 PARQUET = ".parquet"
+SCHEMES = ("s3://", "gs://")
+"""Sources that are not of this machine."""
 
 
 def local_path(uri: str, parameter: str = "source") -> Path:

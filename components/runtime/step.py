@@ -141,8 +141,14 @@ def _record(current: Step | None, started: float, outcome: Outcome, sentence: st
         print(f"flywheel | {current.name}: its record could not be written: {error}", file=sys.stderr)
 
 
-def run_records(store: Store, run: str) -> list[StepRecord]:
-    """How each step of a run went, in order of their start."""
-    keys = store.list(f"runs/{run}/")
-    records = [load(store, key, StepRecord) for key in keys if key.count("/") == 2]
-    return sorted(records, key=lambda record: record.started)
+def run_records(store: Store, run: str, known: dict[str, StepRecord] | None = None) -> list[StepRecord]:
+    """How each step of a run went, in order of their start.
+
+    Args:
+        known: Records that were read before, by their keys; what is read now is added. They never change.
+    """
+    known = {} if known is None else known
+    for key in store.list(f"runs/{run}/"):
+        if key.count("/") == 2 and key not in known:
+            known[key] = load(store, key, StepRecord)
+    return sorted(known.values(), key=lambda record: record.started)

@@ -45,9 +45,7 @@ def test_each_line_is_shown_once_however_it_comes_in(lines: list[str], data: st.
         follower.look([Task(name="train", state="running", printed=whole[:end])])
     follower.look([Task(name="train", state="succeeded", printed=whole)])
     follower.look([Task(name="train", state="succeeded", printed=whole)])
-    assert [part for line in seen for part in [line]] == [
-        each for line in lines for each in f"train: {line}".splitlines()[:1]
-    ]
+    assert seen == [each for line in lines for each in f"train: {line}".splitlines()[:1]]
 
 
 def test_a_step_that_the_backend_lost_sight_of_is_told_by_its_record_and_once(world: World) -> None:

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ STATES: dict[str | None, State] = {
     "CANCELED": "cancelled",
 }
 """KFP's states; what is not here waits."""
-ENDING = ("CANCELING", "SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+ENDING = ("CANCELING", *OVER)
 DRIVER = "-driver"
 NO_LOG = '{"error_message"'
 """Begins what KFP answers, with 200, when it has no log."""
@@ -139,7 +140,7 @@ class KfpRuns:
     def _named(self, name: str) -> list[api.V2beta1Run]:
         """Runs of this name, the one that counts first."""
         with explained(f"run {name} cannot be looked for"):
-            found = list(self._listed(display_name=name))
+            found = list(self.server.our_runs(display_name=name))
         if len(found) < 2:
             return found
         counts = self._claimed(name, min(found, key=lambda run: (run.created_at, run.run_id)).run_id)
@@ -169,19 +170,14 @@ class KfpRuns:
             self._printed[pod] = text
         return text
 
-    def _listed(self, **equal: str) -> Iterator[api.V2beta1Run]:
-        experiment = self.server.experiment
-        listing = partial(self.server.runs.run_service_list_runs, experiment_id=experiment, sort_by="created_at desc")
-        return self.server.listed(listing, "runs", **equal)
-
     def _state(self, run: api.V2beta1Run) -> RunState:
-        reference, config = run.pipeline_version_reference, run.runtime_config
+        pipeline, parameters = self.server.asked_for(run)
         state = STATES.get(run.state, "waiting")
         return RunState(
             request=RunRequest(
                 name=run.display_name,
-                pipeline=self.server.name_of(reference.pipeline_id) if reference else "",
-                parameters=dict((config.parameters if config else None) or {}),
+                pipeline=pipeline,
+                parameters=parameters,
                 reason=run.description or "",
                 at=run.created_at.timestamp(),
             ),
@@ -194,7 +190,7 @@ class KfpRuns:
 
     def list(self, limit: int) -> "list[RunState]":
         with explained("the runs cannot be listed"):
-            return [self._state(run) for run in islice(self._listed(), limit)]
+            return [self._state(run) for run in islice(self.server.our_runs(), limit)]
 
 
 def _seconds(start: datetime, end: datetime | None) -> float:

@@ -13,7 +13,7 @@ from ...ports import Schedule
 from ..names import checked
 from .cron import explained as in_words
 from .cron import five_fields, six_fields
-from .runs import compiled
+from .runs import OVER, compiled
 from .server import Server, explained
 
 LOOK_S = 2.0
@@ -71,7 +71,9 @@ class KfpSchedules:
         with explained(f"schedule {name} cannot be deleted"):
             self.server.recurring.recurring_run_service_disable_recurring_run(id)
             said = ""
-            while working := [run.display_name for run in self._runs(id) if not _over(run)]:
+            while working := [
+                run.display_name for run in self.server.our_runs(recurring_run_id=id) if run.state not in OVER
+            ]:
                 if said != working[0]:
                     said = working[0]
                     say(
@@ -79,12 +81,6 @@ class KfpSchedules:
                     )
                 time.sleep(LOOK_S)
             self.server.recurring.recurring_run_service_delete_recurring_run(id)
-
-    def _runs(self, id: str) -> Any:
-        listing = partial(
-            self.server.runs.run_service_list_runs, experiment_id=self.server.experiment, sort_by="created_at desc"
-        )
-        return self.server.listed(listing, "runs", recurring_run_id=id)
 
     def _there(self, name: str) -> list[api.V2beta1RecurringRun]:
         found = self._named(checked(name))
@@ -103,12 +99,12 @@ class KfpSchedules:
         return self.server.listed(listing, "recurring_runs", **equal)
 
     def _schedule(self, found: api.V2beta1RecurringRun) -> Schedule:
-        reference, config = found.pipeline_version_reference, found.runtime_config
+        pipeline, parameters = self.server.asked_for(found)
         cron = _cron(found)
         return Schedule(
             name=found.display_name,
-            pipeline=self.server.name_of(reference.pipeline_id) if reference else "",
-            parameters=dict((config.parameters if config else None) or {}),
+            pipeline=pipeline,
+            parameters=parameters,
             cron=five_fields(cron),
             paused=found.status != "ENABLED",
             says=in_words(five_fields(cron)) if cron else f"every {found.trigger.periodic_schedule.interval_second} s",
@@ -134,7 +130,3 @@ def _content(found: api.V2beta1RecurringRun) -> tuple[object, ...]:
         found.max_concurrency in (1, "1"),
         found.no_catchup,
     )
-
-
-def _over(run: api.V2beta1Run) -> bool:
-    return run.state in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")

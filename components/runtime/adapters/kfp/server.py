@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -21,7 +21,6 @@ import yaml
 from ...artifacts import content_id
 from ...errors import Conflict, PlatformError, UserError
 
-T = TypeVar("T")
 HOST = "FLYWHEEL_KFP_HOST"
 """Environment variable: where this process reaches the API server, if that is not where pods do."""
 TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
@@ -183,6 +182,17 @@ class Server:
             token = answer.next_page_token
             if not token:
                 return
+
+    def our_runs(self, **equal: str) -> Iterator[api.V2beta1Run]:
+        """The runs of our experiment with these values, the newest first."""
+        listing = partial(self.runs.run_service_list_runs, experiment_id=self.experiment, sort_by="created_at desc")
+        return self.listed(listing, "runs", **equal)
+
+    def asked_for(self, found: Any) -> tuple[str, dict[str, Any]]:
+        """Pipeline and parameters of a run, or of a recurring one."""
+        reference, config = found.pipeline_version_reference, found.runtime_config
+        name = self.name_of(reference.pipeline_id) if reference else ""
+        return name, dict((config.parameters if config else None) or {})
 
     def text(self, path: str) -> str:
         """What an address of the API server answers, as text."""
