@@ -85,7 +85,7 @@ def compile_all(platform: Platform, folder: Path) -> list[Path]:
     """
     written = [_write(folder / f"{name}.yaml", compiled(found, platform)) for name, found in pipelines().items()]
     written += compile_components(platform, folder / "components")
-    if platform.serving.startswith("kserve://"):
+    if platform.serving_namespace:
         from ..components.runtime.adapters.kserve.reconciler import deployment
 
         written.append(_write(folder / RECONCILER, yaml.safe_dump(deployment(platform), sort_keys=False, width=120)))

@@ -118,7 +118,7 @@ def serve(root: Root = ROOT, platform: PlatformFile = None, port: Port = PORT) -
       flywheel serve --platform cluster.yaml
     """
     chosen = platform_of(root, platform)
-    if chosen.serving.startswith("kserve://"):
+    if chosen.serving_namespace:
         from ..components.serving import keeper
 
         raise typer.Exit(keeper.keep(chosen, lambda line: print(line, flush=True)))

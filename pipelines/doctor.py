@@ -49,7 +49,7 @@ def examine(platform: Platform, root: Path, port: int) -> list[Check]:
         ("store", lambda: _store(world)),
         ("tracking", lambda: _tracking(world)),
     ]
-    if platform.jobs.startswith("rayjob://") or platform.serving.startswith("kserve://"):
+    if platform.namespaces:
         from . import doctor_cluster
 
         probes += doctor_cluster.probes(world)

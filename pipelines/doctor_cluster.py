@@ -46,14 +46,12 @@ def probes(world: World) -> Iterator[tuple[str, Probe]]:
     if not found.ok:
         return
     yield "images", lambda: _images(world)
-    namespaces = set()
-    if platform.jobs.startswith("rayjob://"):
-        namespaces.add(namespace := platform.jobs.removeprefix("rayjob://"))
+    jobs, serving = platform.jobs_namespace, platform.serving_namespace
+    if jobs:
         yield "kuberay", lambda: _kinds(world, "kuberay")
-        yield "rights", lambda: _rights(world, "training", "rayjob", namespace)
+        yield "rights", lambda: _rights(world, "training", "rayjob", jobs)
         yield "gpus", lambda: _gpus(world)
     if platform.gateway:
-        namespaces.add(serving := platform.serving.removeprefix("kserve://"))
         gateway, mode = platform.gateway, platform.gateway.mode
         yield "kserve", lambda: _kinds(world, "kserve")
         if mode == "knative":
@@ -63,7 +61,7 @@ def probes(world: World) -> Iterator[tuple[str, Probe]]:
         yield "rights", lambda: _rights(world, "serving", mode, serving)
         if pods.scales:
             yield "scaling", lambda: _scaling(world)
-    for name in sorted(namespaces):
+    for name in platform.namespaces:
         yield "account", partial(_account, world, name)
         for secret, keys in pods.secrets.items():
             yield "secret", partial(_secret, world, name, secret, set(keys))

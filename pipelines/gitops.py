@@ -79,7 +79,7 @@ def check(target: Target, platform: Platform, endpoint: str) -> None:
         UserError: The platform does not serve on KServe, or the path or the branch is wrong.
         PlatformError: The repository cannot be read or written.
     """
-    if not platform.serving.startswith("kserve://"):
+    if not platform.serving_namespace:
         raise UserError(
             f"serving is {platform.serving}: --git commits objects of a cluster, and there are none.",
             "--platform FILE with serving: kserve://NAMESPACE, or leave --git out",

@@ -28,7 +28,7 @@ def uninstall(platform: Platform, yes: bool, endpoints: bool, by: str) -> dict[s
     Raises:
         UserError: The platform is this machine, or something is at work.
     """
-    if "kserve://" not in platform.serving and "rayjob://" not in platform.jobs:
+    if not platform.namespaces:
         raise UserError(
             f"serving is {platform.serving} and jobs is {platform.jobs}: nothing is on a cluster.",
             "delete the folder of this machine, .flywheel",
@@ -68,12 +68,12 @@ def uninstall(platform: Platform, yes: bool, endpoints: bool, by: str) -> dict[s
                 {**item._asdict(), "next": f"kubectl -n {item.namespace} delete {item.kind} {item.name}"}
                 for item in holds
             ),
-            *_elsewhere(platform, there.namespaces),
+            *_elsewhere(platform),
         ],
     }
 
 
-def _elsewhere(platform: Platform, namespaces: tuple[str, ...]) -> list[dict[str, str]]:
+def _elsewhere(platform: Platform) -> list[dict[str, str]]:
     """What holds data, or is not ours alone."""
     return [
         {
@@ -85,7 +85,7 @@ def _elsewhere(platform: Platform, namespaces: tuple[str, ...]) -> list[dict[str
         {
             "kind": "pipelines",
             "name": "Kubeflow Pipelines",
-            "next": "disable and delete recurring runs, then pipelines, there",
+            "next": "flywheel schedule list, then delete each; its pipelines in the dashboard",
         },
         {"kind": "operators", "name": "KServe, KubeRay, Gateway API and their CRDs", "next": "others may use them"},
         *(
@@ -94,7 +94,7 @@ def _elsewhere(platform: Platform, namespaces: tuple[str, ...]) -> list[dict[str
                 "name": name,
                 "next": f"kubectl delete namespace {name}: with all that is in it, secrets too",
             }
-            for name in namespaces
+            for name in platform.namespaces
         ),
     ]
 

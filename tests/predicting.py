@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from kfp_flywheel.components.predict import stage
-from kfp_flywheel.components.predict.job import main
+from kfp_flywheel.components.predict.job import run
+from kfp_flywheel.components.predict.spec import PredictSpec
 from kfp_flywheel.components.recipes.detection.predict import Predictor, decode
 from kfp_flywheel.components.runtime.adapters.local.store import LocalStore
 from kfp_flywheel.components.runtime.adapters.objects import ObjectStore
@@ -22,6 +23,7 @@ from kfp_flywheel.components.runtime.blobs import get_blob
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.components.runtime.manifests import find
+from kfp_flywheel.components.runtime.orders import work
 from kfp_flywheel.components.runtime.packages import fetch_package
 from kfp_flywheel.components.runtime.step import StepRecord, run_records
 from kfp_flywheel.components.runtime.wiring import connect
@@ -110,4 +112,4 @@ def noted(put: Callable[..., Any], dies_after: int) -> Callable[..., Any]:
 if __name__ == "__main__":
     for kind in (LocalStore, ObjectStore):
         kind.put = noted(kind.put, int(os.environ.get("DIES_AFTER", "0")))  # type: ignore[method-assign]
-    main(sys.argv[1])
+    work(PredictSpec, sys.argv[1], run)

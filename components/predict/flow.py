@@ -13,9 +13,9 @@ import pyarrow as pa
 from ..recipes.detection import golden
 from ..recipes.detection.predict import Predictor, decode
 from ..runtime.errors import FlywheelError, UserError
+from ..runtime.orders import leave
 from ..runtime.packages import fetch_package
 from ..runtime.ports import Source
-from ..runtime.reasons import leave
 from ..runtime.records import from_lines, to_lines
 from ..runtime.wiring import open_source, open_store
 from .listing import Shard, read_together, root_of

@@ -5,38 +5,26 @@ job again goes on with what is missing, and nothing is there twice.
 """
 
 import contextlib
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
 from ..runtime.blobs import get_blob
 from ..runtime.errors import AlreadyExists, JobFailed
+from ..runtime.orders import reason, work
 from ..runtime.ports import Store
 from ..runtime.raycluster import ray_up
-from ..runtime.reasons import reason, told
 from ..runtime.records import from_lines
 from ..runtime.step import say
-from ..runtime.wiring import open_store
 from .flow import predicted
 from .listing import Shard
 from .parts import encode, gathered
-from .spec import PLACE, PredictSpec
+from .spec import PredictSpec
 from .summary import summed
 
 SHARED_MB = 512
 LINES = 100
 """Of progress, at most."""
-
-
-def main(spec_uri: str) -> None:
-    """Predict, and write the manifest last."""
-    store = open_store(spec_uri.rpartition(f"/{PLACE}")[0])
-    spec = PredictSpec.from_json(store.get(spec_uri), spec_uri)
-    attempt = f"{time.time_ns():020d}"
-    with told(store, spec.folder, attempt, "predict"):
-        run(spec, store, attempt)
 
 
 def run(spec: PredictSpec, store: Store, attempt: str) -> None:
@@ -47,7 +35,6 @@ def run(spec: PredictSpec, store: Store, attempt: str) -> None:
         PlatformError: The store is away, or the package does not do here what its trainer saw.
         JobFailed: Workers died more often than is to be expected of machines.
     """
-    os.chdir(tempfile.gettempdir())  # Ray leaves things where it stands
     shards = from_lines(get_blob(store, spec.shards), Shard)
     there = set(store.list(spec.parts))
     missing = [shard for shard in shards if spec.part_key(shard) not in there]
@@ -87,4 +74,4 @@ def predict(spec: PredictSpec, store: Store, shards: Sequence[Shard], missing: S
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    work(PredictSpec, sys.argv[1], run)

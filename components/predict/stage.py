@@ -9,16 +9,15 @@ from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Platform, Predict
 from ..runtime.errors import DataError, PlatformError, UserError
 from ..runtime.folder import SCHEMES, local_path
-from ..runtime.images import TRAIN
 from ..runtime.manifests import load
-from ..runtime.ports import Jobs, JobSpec, Store
+from ..runtime.orders import have_done
+from ..runtime.ports import Jobs, Store
 from ..runtime.raycluster import fits
-from ..runtime.reasons import have_done
 from ..runtime.records import to_lines
 from ..runtime.shown import Log, nothing
 from ..runtime.step import code_version, say, step
 from .listing import Shard, freeze
-from .spec import MODULE, PredictSpec
+from .spec import PredictSpec
 
 
 def run(
@@ -126,19 +125,7 @@ def predict(
         shards=put_blob(store, to_lines(shards), ".jsonl"),
         lineage=lineage,
     )
-    if not store.exists(spec.result_key):
-        text = spec.to_json()
-        uri = store.put(f"{spec.folder}specs/{content_id(text.decode())}.json", text)
-        job = JobSpec(
-            name=spec.name,
-            module=MODULE,
-            spec_uri=uri,
-            spec_hash=spec.key,
-            image=platform.images.get("train", TRAIN),
-            workers=config.workers,
-            cpus=config.cpus_per_worker,
-        )
-        have_done(store, jobs, job, spec.folder)
+    have_done(spec, store, jobs, config.workers, config.cpus_per_worker)
     return load(store, spec.result_key, Predictions)
 
 

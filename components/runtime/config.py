@@ -340,8 +340,23 @@ class Platform(Section):
     gateway: Annotated[Gateway | None, "The gateway of the cluster; kserve:// needs it"] = None
 
     def __post_init__(self) -> None:
-        if self.serving.startswith("kserve://") and self.gateway is None:
+        if self.serving_namespace and self.gateway is None:
             raise ValueError("`gateway` is missing: kserve:// needs its address")
+
+    @property
+    def jobs_namespace(self) -> str:
+        """Of the cluster's jobs; empty where jobs run here."""
+        return self.jobs.partition("rayjob://")[2]
+
+    @property
+    def serving_namespace(self) -> str:
+        """Of the cluster's endpoints; empty where they are served here."""
+        return self.serving.partition("kserve://")[2]
+
+    @property
+    def namespaces(self) -> list[str]:
+        """Those of a cluster that we work in; none on one machine."""
+        return sorted({self.jobs_namespace, self.serving_namespace} - {""})
 
     @classmethod
     def local(cls, folder: Path) -> Self:

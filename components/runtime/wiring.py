@@ -71,8 +71,7 @@ class World:
 
     @cached_property
     def jobs(self) -> Jobs:
-        scheme, _, namespace = self.platform.jobs.partition("://")
-        if scheme == "rayjob":
+        if namespace := self.platform.jobs_namespace:
             from .adapters.rayjob.jobs import RayJobs
 
             return RayJobs(namespace, self.platform.pods)
@@ -82,7 +81,7 @@ class World:
 
     @cached_property
     def serving(self) -> Serving:
-        if self.platform.serving.startswith("kserve://"):
+        if self.platform.serving_namespace:
             if self.platform.gateway and self.platform.gateway.mode == "knative":
                 from .adapters.kserve.knative import KnativeServing
 
@@ -117,7 +116,7 @@ class World:
         if self.platform.telemetry.startswith("prometheus+"):
             from .adapters.prometheus.telemetry import Prometheus
 
-            return Prometheus(self.platform.telemetry, self.platform.serving.removeprefix("kserve://"))
+            return Prometheus(self.platform.telemetry, self.platform.serving_namespace)
         from .adapters.local.telemetry import LocalTelemetry
 
         return LocalTelemetry(self.platform.telemetry)

@@ -2,9 +2,7 @@
 
 import os
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,10 +13,9 @@ from ..recipes.detection.checkpoints import saved
 from ..runtime.artifacts import Epoch
 from ..runtime.errors import FlywheelError, JobFailed, UserError
 from ..runtime.manifests import load
+from ..runtime.orders import reason, work
 from ..runtime.ports import Store
-from ..runtime.reasons import reason, told
 from ..runtime.step import say
-from ..runtime.wiring import open_store
 from .cluster import fit
 from .spec import Progress, TrainSpec
 from .tracking import Tracker
@@ -27,30 +24,14 @@ from .worker import read_weights
 LOOK_S = 0.5
 
 
-def main(spec_uri: str) -> None:
-    """Train, and write the package's manifest last.
-
-    Why it failed is written to the store too, for the stage: a log line may get lost on its way.
-    """
-    store = open_store(spec_uri.rpartition("/training/")[0])
-    spec = TrainSpec.from_json(store.get(spec_uri), spec_uri)
-    attempt = f"{time.time_ns():020d}"
-    with told(store, spec.folder, attempt, "train"):
-        run(spec, store, attempt)
-
-
 def run(spec: TrainSpec, store: Store, attempt: str) -> None:
-    """Check, train under Ray, and see that the package is there.
-
-    Args:
-        attempt: Names this start of the job; a later start has a greater name.
+    """Check, train under Ray, and see that the package's manifest is there, which is written last.
 
     Raises:
         UserError: The parent's checkpoint does not fit, or the machine lacks what is asked for.
         PlatformError: MLflow or the store is away.
         JobFailed: Training failed more often than is to be expected of machines.
     """
-    os.chdir(tempfile.gettempdir())  # MLflow and Ray leave things where they stand
     check(spec, store)
     before = saved(store, spec.checkpoints)
     if before:
@@ -61,7 +42,7 @@ def run(spec: TrainSpec, store: Store, attempt: str) -> None:
         try:
             with _followed(spec, store, attempt, opening, before[-1].curve if before else ()):
                 problem = fit(spec, attempt, lambda: opening.result().run)
-            if not store.exists(spec.package_key):
+            if not store.exists(spec.result_key):
                 raise reason(store, spec.folder, attempt) or JobFailed(problem or "training ended without a package.")
             status = "FINISHED"
         except Exception:
@@ -149,4 +130,4 @@ def _tell(record: Progress, epochs: int, say: Callable[[str], None]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    work(TrainSpec, sys.argv[1], run)

@@ -4,14 +4,13 @@ from ..recipes.detection import architectures
 from ..runtime.artifacts import Checkpoint, DatasetVersion, Lineage, ModelPackage, Release, Resolution, content_id
 from ..runtime.config import Platform, Train
 from ..runtime.errors import DataError, UserError
-from ..runtime.images import TRAIN
 from ..runtime.manifests import load
-from ..runtime.ports import Jobs, JobSpec, Store
+from ..runtime.orders import have_done
+from ..runtime.ports import Jobs, Store
 from ..runtime.raycluster import fits
-from ..runtime.reasons import have_done
 from ..runtime.shown import Log, mlflow_run, nothing, write_links
 from ..runtime.step import code_version, say, step
-from .spec import MODULE, TrainSpec
+from .spec import TrainSpec
 
 
 def run(
@@ -134,21 +133,8 @@ def train(
     spec = TrainSpec(
         key=content_id(inputs), platform=platform, config=config, dataset=dataset, parent=parent, lineage=lineage
     )
-    if not store.exists(spec.package_key):
-        text = spec.to_json().decode()
-        uri = store.put(f"{spec.folder}specs/{content_id(text)}.json", text.encode())
-        job = JobSpec(
-            name=spec.name,
-            module=MODULE,
-            spec_uri=uri,
-            spec_hash=spec.key,
-            image=platform.images.get("train", TRAIN),
-            workers=config.workers,
-            cpus=config.cpus_per_worker,
-            gpus=config.gpus_per_worker,
-        )
-        have_done(store, jobs, job, spec.folder)
-    return load(store, spec.package_key, ModelPackage)
+    have_done(spec, store, jobs, config.workers, config.cpus_per_worker, config.gpus_per_worker)
+    return load(store, spec.result_key, ModelPackage)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -16,8 +16,8 @@ from ..recipes.detection.offline import confine
 from ..runtime.artifacts import Checkpoint, ModelPackage, Sample, content_id
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.errors import AlreadyExists, FlywheelError, UserError
+from ..runtime.orders import leave
 from ..runtime.ports import Store
-from ..runtime.reasons import leave
 from ..runtime.records import from_lines
 from ..runtime.wiring import open_store
 from .spec import Progress, TrainSpec
@@ -130,7 +130,7 @@ def _package(spec: TrainSpec, store: Store, trained: "Trained", folder: Path, tr
         tracking_run=tracking_run,
     )
     with contextlib.suppress(AlreadyExists):  # another run of this very job was quicker
-        store.put(spec.package_key, package.to_json())
+        store.put(spec.result_key, package.to_json())
 
 
 def read_weights(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The way to Kubeflow Pipelines: what a person reads when it is not there, or is not what it was taken for."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from kfp_flywheel.components.runtime.adapters.kfp.server import HOST, Server
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import PlatformError, UserError
 from kfp_flywheel.components.runtime.wiring import connect
+from kfp_server_api import ApiException
 
+from tests.cluster.keys import Keys
 from tests.servers import free_port
 
 
 @contextmanager
-def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterator[str]:
-    """An HTTP server that says the same to everybody."""
+def answering(status: int, body: bytes, seen: list[str] | None = None, keys: Keys | None = None) -> Iterator[str]:
+    """An HTTP server that says the same to everybody; by TLS, with keys."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -32,8 +35,12 @@ def answering(status: int, body: bytes, seen: list[str] | None = None) -> Iterat
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        if keys:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(keys.crt("kfp"), keys.key("kfp"))
+            http.socket = context.wrap_socket(http.socket, server_side=True)
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"kfp+http://127.0.0.1:{http.server_port}"
+        yield f"kfp+{'https' if keys else 'http'}://127.0.0.1:{http.server_port}"
         http.shutdown()
 
 
@@ -88,6 +95,26 @@ def test_a_pod_of_a_kubeflow_for_many_uses_the_token_that_it_was_given(
     with answering(200, HEALTHY, seen) as uri:
         Server(uri)
     assert seen == ["Bearer projected"]
+
+
+def test_an_authority_of_ones_own_is_trusted_when_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    keys.certificate("kfp", "kfp", hosts=("127.0.0.1",))
+    with answering(200, HEALTHY, keys=keys) as uri:
+        with pytest.raises(PlatformError, match=r"does not answer: .*certificate verify failed") as refused:
+            Server(uri)
+        assert "SSL_CERT_FILE" in refused.value.next
+        monkeypatch.setenv("SSL_CERT_FILE", str(keys.crt("ca")))
+        assert Server(uri).text("/apis/v2beta1/healthz") == HEALTHY.decode()
+
+
+def test_a_failure_of_the_server_is_no_log() -> None:
+    with answering(200, HEALTHY) as uri:
+        found = Server(uri)
+    with answering(500, b'{"error": "no"}') as uri:
+        found.url = uri.removeprefix("kfp+")
+        with pytest.raises(ApiException):
+            found.text("/apis/v1alpha1/runs/1/nodes/1/log")
 
 
 def test_where_it_is_for_this_process_overrules_where_it_is_for_pods(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,11 +34,19 @@ REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a cluster are skipped without one, and get the time that pods and images take."""
+    """Tests of a cluster are skipped without one, and get the time that pods and images take.
+
+    They come last: a cluster takes its share of the machine as long as it is up.
+    """
     here = OWN or os.environ.get("KUBECONFIG")
-    for item in items:
-        if item.get_closest_marker("cluster") or {"cluster", "plane"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.timeout(900) if here else pytest.mark.skip(reason=HOW))
+    items.sort(key=_on_a_cluster)
+    for item in filter(_on_a_cluster, items):
+        item.add_marker(pytest.mark.timeout(900) if here else pytest.mark.skip(reason=HOW))
+
+
+def _on_a_cluster(item: pytest.Item) -> bool:
+    wanted = {"cluster", "plane"} & set(getattr(item, "fixturenames", ()))
+    return bool(wanted or item.get_closest_marker("cluster"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from kfp_flywheel.components.predict import stage
+from kfp_flywheel.components.predict.spec import PredictSpec
 from kfp_flywheel.components.runtime.config import Platform
 
 from tests import servers
@@ -25,6 +25,7 @@ def bucket(cluster_platform: Platform, namespace: str) -> str:
     return f"s3://{servers.BUCKET}/{namespace}-images"
 
 
+@pytest.mark.faults
 def test_pods_predict_a_bucket(cluster_platform: Platform, bucket: str, namespace: str, tmp_path: Path) -> None:
     ran = Ran(tmp_path, cluster_platform)
     ran.step(bucket)
@@ -40,7 +41,7 @@ def test_killed_in_its_pod_it_goes_on_with_what_is_missing(
     pods = cluster_platform.pods
     dying = Ran(tmp_path, cluster_platform.but(pods=pods.but(env=pods.env | {"DIES_AFTER": "2"})))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "MODULE", "tests.predicting")
+        patch.setattr(PredictSpec, "MODULE", "tests.predicting")
         with pytest.raises(SystemExit) as ended:
             dying.step(bucket)
     assert ended.value.code == 3

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +20,15 @@ from kfp_flywheel.components.runtime.ports import Counts
 from kfp_flywheel.components.runtime.wiring import World
 from kfp_flywheel.components.serving.client import infer
 from kfp_flywheel.pipelines.demo.broken import broken
+from kubernetes import client
 
 from tests.canaries import release_of, roll
 from tests.misbehaving import greedy, labelled_by, never_ready, slow
 from tests.tiny import tiny_images, tiny_package
 from tests.waiting import wait_for
 
+from .control import ControlPlane
+from .installing import overlay
 from .prometheus import ADDRESS
 from .rollouts import QUICK, Users, install, servers, services, users, weights
 
@@ -71,6 +75,31 @@ def test_a_good_canary_is_promoted_and_its_predecessor_kept_for_a_fast_way_back(
     assert services(served, "good") == {"good-v1", "good-v2"}
     assert "kept without pods" in served.serving.observe("good")["v1"].reason
     assert infer(served.serving.url("good"), "good", tiny_images()[0]).version == "v2"
+
+
+def test_the_next_version_of_the_manifests_fails_nobody(
+    plane: ControlPlane, cluster: client.ApiClient, served: World, tmp_path: Path
+) -> None:
+    assert isinstance(served.serving, KServe)
+    namespace, core = served.serving.namespace, client.CoreV1Api(cluster)
+
+    def pods() -> set[tuple[str, int]]:
+        found = core.list_namespaced_pod(namespace, label_selector="flywheel/endpoint=upgraded").items
+        return {(pod.metadata.uid, pod.status.container_statuses[0].restart_count) for pod in found}
+
+    def applied(version: str) -> None:
+        labels = [{"pairs": {"app.kubernetes.io/version": version}}]
+        plane.kubectl("apply", "-k", str(overlay(tmp_path, "gke", namespace, labels=labels)))
+
+    applied("0.1.0")
+    install(served, "upgraded", release_of(served.store, "1", tiny_package(served.store)))
+    before = pods()
+    with users(served, "upgraded") as seen:
+        wait_for(lambda: seen.asked("v1") > 100)
+        applied("9.9.9")
+        wait_for(lambda: seen.asked("v1") > 600)
+    assert {one.status for one in seen.sent} == {200}
+    assert (len(before), pods()) == (1, before)
 
 
 def test_errors_take_it_back(served: World) -> None:
@@ -162,12 +191,14 @@ def test_one_that_is_never_ready_is_taken_back_for_its_own_reason(served: World)
     taken_back(served, "unready", seen)
 
 
+@pytest.mark.faults
 def test_one_that_eats_its_memory_is_taken_back(served: World) -> None:
     ended, seen, _ = tried(served, "greedy", lambda package: greedy(served.store, package, 2.0))
     assert ended.decision == "rollback"
     taken_back(served, "greedy", seen)
 
 
+@pytest.mark.faults
 def test_one_that_crashes_again_and_again_is_taken_back(served: World) -> None:
     package = tiny_package(served.store)
     one, two = (

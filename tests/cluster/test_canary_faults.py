@@ -291,6 +291,7 @@ def drain(plane: ControlPlane, name: str, *arguments: str) -> None:
     plane.kubectl("drain", name, "--delete-emptydir-data", "--timeout=150s", *arguments)
 
 
+@pytest.mark.faults
 def test_a_node_is_drained_and_no_user_sees_it(
     cluster: client.ApiClient, s3: S3, serve_image: str, prometheus: Prometheus, node: Node, second: str
 ) -> None:

@@ -172,6 +172,7 @@ def test_of_several_one_acts_and_when_it_is_killed_another_one_does(there: KServ
     assert there.objects.get(LEASE, "flywheel-reconciler")["spec"]["holderIdentity"] == "", "given back"  # type: ignore[index]
 
 
+@pytest.mark.faults
 def test_it_goes_on_when_the_api_server_was_away(plane: ControlPlane, there: KServe, tmp_path: Path) -> None:
     state = begun(there)
     with keeping(there.platform, tmp_path) as keeper:

@@ -256,6 +256,7 @@ def test_a_step_that_is_killed_finds_its_job_again(waiter: subprocess.Popen[str]
     jobs.cancel("train-1")
 
 
+@pytest.mark.faults
 def test_a_restart_of_the_api_server_is_not_noticed(
     plane: ControlPlane, waiter: subprocess.Popen[str], nowhere: Cluster
 ) -> None:

@@ -15,6 +15,7 @@ from kfp_flywheel.components.predict import stage
 from kfp_flywheel.components.predict.flow import contents as contents_of
 from kfp_flywheel.components.predict.listing import Shard, freeze, read_together
 from kfp_flywheel.components.predict.parts import PLACED, encode, gathered
+from kfp_flywheel.components.predict.spec import PredictSpec
 from kfp_flywheel.components.runtime.blobs import get_blob
 from kfp_flywheel.components.runtime.config import Platform, Predict
 from kfp_flywheel.components.runtime.errors import DataError, PlatformError, UserError
@@ -117,7 +118,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_missing(
         source = tmp_path / "images.parquet"
         parquet(source, path=names, image=[(images / name).read_bytes() for name in names])
     ran, notes = Ran(tmp_path), [tmp_path / "first", tmp_path / "second"]
-    monkeypatch.setattr(stage, "MODULE", "tests.predicting")
+    monkeypatch.setattr(PredictSpec, "MODULE", "tests.predicting")
     monkeypatch.setenv("NOTES", str(notes[0]))
     monkeypatch.setenv("DIES_AFTER", "2")
     with pytest.raises(SystemExit) as ended:

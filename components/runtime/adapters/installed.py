@@ -53,9 +53,7 @@ class Installed:
     """
 
     def __init__(self, platform: Platform) -> None:
-        schemes = {"kserve": platform.serving, "rayjob": platform.jobs}
-        found = [uri.removeprefix(f"{scheme}://") for scheme, uri in schemes.items() if uri.startswith(scheme)]
-        self.namespaces = tuple(dict.fromkeys(found))
+        self._namespaces = platform.namespaces
         self._client = kubernetes.connect()
 
     def endpoints(self) -> list[Item]:
@@ -92,7 +90,7 @@ class Installed:
 
     def _labelled(self, name: str, selector: str) -> Iterator[tuple[Item, dict[str, Any]]]:
         """Objects of a kind; none if the cluster does not know it."""
-        for namespace in self.namespaces:
+        for namespace in self._namespaces:
             with explained(f"{KINDS[name].plural} in {namespace} cannot be listed"):
                 found = self._ask("GET", _path(KINDS[name], namespace), ("labelSelector", selector))
             for one in found.get("items", ()):

@@ -113,8 +113,8 @@ class KfpRuns:
     def tasks(self, state: RunState) -> "list[Task]":
         with explained(f"the steps of {state.request.name} cannot be read"):
             run = self.server.runs.run_service_get_run(state.run)
-        details = run.run_details.task_details if run.run_details else None
-        return [self._task(state.run, *found) for found in pods_of(details or ())]
+            details = run.run_details.task_details if run.run_details else None
+            return [self._task(state.run, *found) for found in pods_of(details or ())]
 
     def cancel(self, state: RunState) -> None:
         with explained(f"run {state.request.name} cannot be ended"):

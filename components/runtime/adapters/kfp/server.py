@@ -5,6 +5,7 @@ By kfp's generated client: kfp.Client cannot be imported in a step, prints, and 
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import kfp_server_api as api
 import urllib3
 import yaml
@@ -54,10 +54,11 @@ class Server:
         configuration = api.Configuration(host=self.url)
         configuration.refresh_api_key_hook = self._refresh
         configuration.api_key_prefix["authorization"] = "Bearer"
+        configuration.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
         self._refresh(configuration)
-        self._greet(configuration.api_key.get("authorization", ""))
         self._client = api.ApiClient(configuration)
         self._client.rest_client.pool_manager.connection_pool_kw["timeout"] = urllib3.Timeout(ANSWER_S)
+        self._greet()
         self.runs = api.RunServiceApi(self._client)
         self.recurring = api.RecurringRunServiceApi(self._client)
         self._pipelines = api.PipelineServiceApi(self._client)
@@ -79,29 +80,31 @@ class Server:
         if token:
             configuration.api_key["authorization"] = token
 
-    def _greet(self, token: str) -> None:
+    def _greet(self) -> None:
         """Ask whether it is there, before anything else is."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
         there = f"kubectl -n kubeflow port-forward svc/ml-pipeline 8888, then export {HOST}=http://127.0.0.1:8888"
         try:
-            answer = httpx.get(f"{self.url}/apis/v2beta1/healthz", headers=headers, timeout=FIRST_S)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            what = str(error) or type(error).__name__
-            raise PlatformError(f"Kubeflow Pipelines at {self.url} does not answer: {what}.", there) from error
-        try:
-            found = answer.json()
-            many = bool(answer.is_success and found.get("multi_user"))
-        except (ValueError, AttributeError):
-            found = None
-        if answer.status_code in (401, 403):
+            answer = self._get("/apis/v2beta1/healthz", timeout=FIRST_S, retries=False)
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            what = re.sub(r"^HTTPS?Connection\(.*?\): ", "", str(error))
+            untrusted = isinstance(error, urllib3.exceptions.SSLError)
             raise PlatformError(
-                f"Kubeflow Pipelines at {self.url} refuses us: {answer.status_code}.",
+                f"Kubeflow Pipelines at {self.url} does not answer: {what}.",
+                "export SSL_CERT_FILE=FILE, with the authority that signed its certificate" if untrusted else there,
+            ) from error
+        good = answer.status == 200
+        try:
+            many = bool(good and answer.json().get("multi_user"))
+        except (ValueError, AttributeError):
+            good = False
+        if answer.status in (401, 403):
+            raise PlatformError(
+                f"Kubeflow Pipelines at {self.url} refuses us: {answer.status}.",
                 "runs: kfp+http://…?token=VARIABLE, with a token of yours in that environment variable",
             )
-        if not answer.is_success or found is None:
+        if not good:
             raise PlatformError(
-                f"{self.url}/apis/v2beta1/healthz answers {answer.status_code}, and not as Kubeflow Pipelines does.",
-                there,
+                f"{self.url}/apis/v2beta1/healthz answers {answer.status}, and not as Kubeflow Pipelines does.", there
             )
         if many and not self.namespace:
             raise UserError(
@@ -196,12 +199,17 @@ class Server:
 
     def text(self, path: str) -> str:
         """What an address of the API server answers, as text."""
+        answer = self._get(path)
+        if answer.status != 200:
+            raise api.ApiException(http_resp=answer)
+        return answer.data.decode(errors="replace")
+
+    def _get(self, path: str, **how: Any) -> urllib3.BaseHTTPResponse:
+        """What the API server answers, whatever that is."""
         headers = dict(self._client.default_headers)
         self._client.update_params_for_auth(headers, [], ["Bearer"])
-        answer = self._client.request(
-            "GET", f"{self.url}{path}", headers=headers, _preload_content=False, _request_timeout=int(ANSWER_S)
-        )
-        return str(answer.data.decode(errors="replace"))
+        manager: urllib3.PoolManager = self._client.rest_client.pool_manager
+        return manager.request("GET", f"{self.url}{path}", headers=headers, **how)
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def server(platform: Platform, endpoint: str, version: str, served: Served) -> t
     Raises:
         UserError: The image is named by no digest.
     """
-    namespace, pods = platform.serving.removeprefix("kserve://"), platform.pods
+    namespace, pods = platform.serving_namespace, platform.pods
     made = runtime(namespace, platform.images.get("serve", SERVE), pods)
     name = made["metadata"]["name"]
     return made, service(namespace, endpoint, version, served, platform.store, name, pods, platform.log_share)

@@ -40,7 +40,7 @@ class KnativeServing:
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
-        self.namespace = platform.serving.removeprefix("kserve://")
+        self.namespace = platform.serving_namespace
         self._client = kubernetes.connect()
         self.objects = Objects(self._client, self.namespace)
 

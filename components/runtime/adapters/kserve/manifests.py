@@ -20,7 +20,7 @@ def manifests_of(platform: Platform, state: EndpointState) -> dict[str, dict[str
     if state.stable is None:
         raise UserError(f"endpoint {state.endpoint} has no champion.", "flywheel rollout --version N")
     assert platform.gateway is not None, "the platform's own check"
-    namespace = platform.serving.removeprefix("kserve://")
+    namespace = platform.serving_namespace
     served = state.versions[state.stable].alone()
     alone = state.but(versions={state.stable: served}, lease=None, edited="")
     runtime, service = build.server(platform, state.endpoint, state.stable, served)

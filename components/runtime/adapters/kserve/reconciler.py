@@ -36,7 +36,7 @@ def deployment(platform: Platform) -> dict[str, Any]:
         "kind": "Deployment",
         "metadata": {
             "name": NAME,
-            "namespace": platform.serving.removeprefix("kserve://"),
+            "namespace": platform.serving_namespace,
             "labels": MANAGED | PART | own,
         },
         "spec": {

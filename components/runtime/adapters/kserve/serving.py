@@ -39,7 +39,7 @@ class KServe:
         self.platform = platform
         assert platform.gateway is not None, "the platform's own check"
         self.gateway = platform.gateway
-        self.namespace = platform.serving.removeprefix("kserve://")
+        self.namespace = platform.serving_namespace
         self.patience_s = GONE_S
         """Seconds that a write waits, at most, until the gateway sends nobody to a version that goes."""
         self._client = kubernetes.connect()
