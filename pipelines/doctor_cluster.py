@@ -10,6 +10,7 @@ from ..components.runtime.errors import FlywheelError
 from ..components.runtime.wiring import World
 from .doctor import Check, Probe
 
+STEPS = "kubectl -n {} create rolebinding flywheel-steps-of-kubeflow --role=flywheel-steps --serviceaccount={}"
 RIGHTS = "kubectl apply -n {} -f manifests/base/steps.yaml, and bind the role flywheel-steps to whoever runs the steps"
 WANTED = {
     "kuberay": (
@@ -46,10 +47,12 @@ def probes(world: World) -> Iterator[tuple[str, Probe]]:
     if not found.ok:
         return
     yield "images", lambda: _images(world)
-    jobs, serving = platform.jobs_namespace, platform.serving_namespace
+    jobs, serving, home = platform.jobs_namespace, platform.serving_namespace, platform.steps_namespace
+    wanted = dict[str, str]()
     if jobs:
         yield "kuberay", lambda: _kinds(world, "kuberay")
         yield "rights", lambda: _rights(world, "training", "rayjob", jobs)
+        wanted["rayjob"] = jobs
         yield "gpus", lambda: _gpus(world)
     if platform.gateway:
         gateway, mode = platform.gateway, platform.gateway.mode
@@ -59,12 +62,16 @@ def probes(world: World) -> Iterator[tuple[str, Probe]]:
         else:
             yield "gateway", lambda: _gateway(world, gateway, serving)
         yield "rights", lambda: _rights(world, "serving", mode, serving)
+        wanted[mode] = serving
         if pods.scales:
             yield "scaling", lambda: _scaling(world)
     for name in platform.namespaces:
         yield "account", partial(_account, world, name)
+    for name in sorted({*platform.namespaces, home} - {""}):
         for secret, keys in pods.secrets.items():
             yield "secret", partial(_secret, world, name, secret, set(keys))
+    if home:
+        yield "rights", lambda: _rights_of_steps(world, home, wanted)
 
 
 def _kinds(world: World, what: str) -> Check:
@@ -95,11 +102,23 @@ def _images(world: World) -> Check:
 
 
 def _rights(world: World, what: str, wanted: str, namespace: str) -> Check:
-    denied = world.cluster.denied(namespace, wanted)
-    if denied:
+    if denied := world.cluster.denied(namespace, wanted):
         found = f"for {what} in {namespace} we may not {', '.join(denied)}"
         return Check("rights", False, found, RIGHTS.format(namespace))
     return Check("rights", True, f"all that {what} needs in {namespace}")
+
+
+def _rights_of_steps(world: World, home: str, wanted: dict[str, str]) -> Check:
+    """Whether Kubeflow's pods may do what we may: they have an account of its own."""
+    account = f"{home}:{'default-editor' if 'namespace=' in world.platform.runs else 'pipeline-runner'}"
+    for name, namespace in wanted.items():
+        denied = world.cluster.denied(namespace, name, account)
+        if denied is None:
+            return Check("rights", True, f"of Kubeflow's steps, {account}: unknown, rights of others may not be read")
+        if denied:
+            found = f"Kubeflow's steps, {account}, may not {', '.join(denied)} in {namespace}"
+            return Check("rights", False, found, STEPS.format(namespace, account))
+    return Check("rights", True, f"all that Kubeflow's steps need, {account}")
 
 
 def _gpus(world: World) -> Check:

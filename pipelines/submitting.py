@@ -158,6 +158,7 @@ class Follower:
 
     line: Callable[[str, float], None]
     _read: dict[str, int] = field(default_factory=dict)
+    _waits: dict[str, str] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
 
     def look(self, tasks: list[Task]) -> None:
@@ -170,6 +171,9 @@ class Follower:
                 if mark:
                     self._hand_on(said, task.seconds)
             self._read[task.name] = max(begun, end)
+            if task.waits_for and task.waits_for != self._waits.get(task.name):
+                self._waits[task.name] = task.waits_for
+                self._hand_on(f"{task.name}: waits for {task.waits_for}", task.seconds)
 
     def look_at_records(self, steps: list[StepRecord]) -> None:
         for step in steps:
@@ -261,8 +265,9 @@ def show(told: Told) -> None:
     done = {step.step for step in told.steps}
     for task in told.tasks:
         if task.state in ("waiting", "running") and task.name not in done:
-            last = [line.partition(MARK)[2] for line in task.printed.splitlines() if MARK in line][-1:]
-            console.print(f"… [bold]{task.name:9}[/] {task.seconds:6.1f} s  {escape(''.join(last))}")
+            said = [line.partition(MARK)[2] for line in task.printed.splitlines() if MARK in line]
+            last = f"waits for {task.waits_for}" if task.waits_for else "".join(said[-1:])
+            console.print(f"… [bold]{task.name:9}[/] {task.seconds:6.1f} s  {escape(last)}")
     show_end(told, console)
     if state.url:
         console.print(state.url)

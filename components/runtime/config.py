@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -352,6 +353,16 @@ class Platform(Section):
     def serving_namespace(self) -> str:
         """Of the cluster's endpoints; empty where they are served here."""
         return self.serving.partition("kserve://")[2]
+
+    @property
+    def steps_namespace(self) -> str:
+        """Of Kubeflow's pods, as `runs` tells: that of its API server, or the user's where it serves many."""
+        parts = urlsplit(self.runs)
+        if not parts.scheme.startswith("kfp"):
+            return ""
+        service, _, rest = (parts.hostname or "").partition(".")
+        home = rest.partition(".")[0] if service == "ml-pipeline" else ""
+        return parse_qs(parts.query).get("namespace", [home or "kubeflow"])[-1]
 
     @property
     def namespaces(self) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, TypeVar
 
 from .artifacts import content_id
@@ -90,7 +91,7 @@ def have_done(order: Order, store: Store, jobs: Jobs, workers: int, cpus: int, g
     before = len(list(store.list(f"{order.folder}failures/")))
     jobs.submit(job)
     try:
-        jobs.wait(job.name, _hand_on)
+        jobs.wait(job.name, partial(_hand_on, order.STAGE))
     except JobFailed:
         found = reason(store, order.folder)
         if found is None or len(list(store.list(f"{order.folder}failures/"))) == before:
@@ -136,8 +137,8 @@ def reason(store: Store, folder: str, attempt: str = "") -> FlywheelError | None
     return kind(failure.message, failure.next)
 
 
-def _hand_on(line: str) -> None:
-    """Of all that a job prints, what it says to whoever watches."""
+def _hand_on(stage: str, line: str) -> None:
+    """Of all that a job prints, and that is said about it, what is for whoever watches."""
     _, mark, said = line.partition(MARK)
     if mark:
-        say(said)
+        say(said if said.startswith(f"{stage}: ") else f"{stage}: {said}")

@@ -333,12 +333,14 @@ class Task(Record):
     Args:
         seconds: From its start to its end, or until now.
         printed: All that it has printed so far, as far as the backend tells.
+        waits_for: What keeps it from beginning, if that is something unusual.
     """
 
     name: str
     state: Literal["waiting", "running", "succeeded", "failed", "skipped", "cancelled"]
     seconds: float = 0.0
     printed: str = ""
+    waits_for: str = ""
 
 
 class Runs(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kfp_flywheel.components.runtime.adapters.kfp import server
+from kfp_flywheel.components.runtime.adapters.kfp.pods import Pods, hindrance
 from kfp_flywheel.components.runtime.adapters.kfp.server import HOST, Server
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import PlatformError, UserError
@@ -122,6 +123,56 @@ def test_where_it_is_for_this_process_overrules_where_it_is_for_pods(monkeypatch
         monkeypatch.setenv(HOST, uri.removeprefix("kfp+"))
         found = Server("kfp+http://ml-pipeline.kubeflow:8888?ui=https://kubeflow.example/pipeline")
     assert (found.url, found.ui) == (uri.removeprefix("kfp+"), "https://kubeflow.example/pipeline")
+
+
+@pytest.mark.parametrize(
+    ("runs", "namespace"),
+    [
+        ("kfp+http://ml-pipeline.kubeflow:8888", "kubeflow"),
+        ("kfp+http://ml-pipeline.team.svc.cluster.local:8888", "team"),
+        ("kfp+https://kubeflow.example/pipeline?namespace=mine", "mine"),
+        ("kfp+http://127.0.0.1:8888", "kubeflow"),
+        ("local:///queue", ""),
+        ("", ""),
+    ],
+)
+def test_the_namespace_of_the_steps_is_known_by_the_address(runs: str, namespace: str, platform: Platform) -> None:
+    assert platform.but(runs=runs).steps_namespace == namespace
+
+
+def waits(reason: str, message: str = "") -> dict[str, object]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {
+        "status": {"initContainerStatuses": [{"state": {"terminated": {}}}], "containerStatuses": [{"state": state}]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("pod", "told"),
+    [
+        (
+            waits("CreateContainerConfigError", 'secret "a" not found'),
+            'CreateContainerConfigError: secret "a" not found',
+        ),
+        (waits("ImagePullBackOff"), "ImagePullBackOff"),
+        (waits("ContainerCreating"), ""),
+        (
+            {"status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "no CPU"}]}},
+            "a node: no CPU",
+        ),
+        ({"status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_pod_tells_what_keeps_it_from_beginning(pod: dict[str, object], told: str) -> None:
+    assert hindrance(pod) == told
+
+
+def test_who_may_not_see_pods_is_told_how_to_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    pods = Pods("kubeflow")
+    assert pods.printed("a-pod") is None
+    assert pods.wait_for("a-pod") == "its pod: kubectl -n kubeflow describe pod a-pod"
 
 
 def test_an_option_that_is_not_known_is_refused() -> None:

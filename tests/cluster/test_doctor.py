@@ -76,7 +76,6 @@ def changed(platform: Platform, **changes: Any) -> Platform:
         ("secret", {"pods": {"secrets": {"gone": ["KEY"]}}}, "secret gone in .* has no KEY", "--from-literal=KEY=…"),
         ("scaling", {"pods": {"max_replicas": 4}}, "has no metrics API", "install metrics-server"),
         ("telemetry", {"telemetry": f"prometheus+http://127.0.0.1:{free_port()}"}, "does not answer", "Prometheus"),
-        ("kubeflow", {"runs": f"kfp+http://127.0.0.1:{free_port()}"}, "does not answer", "port-forward"),
         ("store", {"store": "file:///proc/nowhere"}, "/proc", ""),
         ("tracking", {"tracking": "sqlite:////proc/nowhere/mlflow.db"}, "nowhere", ""),
     ],
@@ -88,6 +87,21 @@ def test_what_is_missing_is_named_with_what_mends_it(
     assert check.name == name
     assert re.search(found, check.found), check
     assert remedy in check.next
+
+
+def test_kubeflow_has_to_answer_and_its_steps_need_secrets_and_rights_of_their_own(
+    plane: ControlPlane, cluster: client.ApiClient, sound: Platform, tmp_path: Path
+) -> None:
+    with a_namespace(cluster) as home:
+        asked = changed(sound, runs=f"kfp+http://127.0.0.1:{free_port()}?namespace={home}")
+        found = {check.name: check for check in wrong(asked, tmp_path)}
+        assert found.keys() == {"secret", "rights", "kubeflow"}
+        assert found["secret"].found == f"secret store in {home} has no KEY"
+        assert re.search(f"{home}:default-editor, may not .*create rayjobs.ray.io", found["rights"].found)
+        assert "port-forward" in found["kubeflow"].next
+        for mended in ("secret", "rights"):
+            plane.kubectl(*found[mended].next.replace("…", "1").split()[1:])
+        assert [check.name for check in wrong(asked, tmp_path)] == ["kubeflow"]
 
 
 @contextmanager
@@ -138,6 +152,7 @@ def test_rights_that_are_missing_are_listed_and_those_of_the_steps_suffice(
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     found = looked(sound, tmp_path)
+    assert asking.Cluster().denied(namespace, "rayjob", "kubeflow:pipeline-runner") is None
     assert [check for check in found if check.name == "rights" and not check.ok] == []
     # What a step may not see is not called missing.
     unseen = {check.name: check for check in found if "unknown" in check.found}

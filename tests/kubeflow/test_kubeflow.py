@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp_flywheel.pipelines.platforms import read_platform
 
 from tests.waiting import wait_for
 
@@ -75,6 +76,17 @@ def test_a_run_goes_on_when_following_ends_and_is_cancelled_by_hand(file: str) -
     assert said(flywheel(file, "runs", "show", name, "--json"))["state"] in ("waiting", "running")
     assert flywheel(file, "runs", "cancel", name).returncode == 0
     wait_for(lambda: json.loads(flywheel(file, "runs", "show", name, "--json").stdout)["state"] == "failed", 60)
+
+
+def test_a_step_that_cannot_begin_says_what_it_waits_for(file: str, tmp_path: Path) -> None:
+    platform, name = read_platform(tmp_path, Path(file)), f"{OURS}-stuck"
+    without = platform.pods.but(secrets=platform.pods.secrets | {f"{OURS}-nowhere": ["KEY"]})
+    (tmp_path / "platform.yaml").write_text(platform.but(pods=without).line())
+    stuck = str(tmp_path / "platform.yaml")
+    flywheel(stuck, "submit", "monitor", "-p", f"endpoint={OURS}", "--name", name, "--detach")
+    waits = f'waits for CreateContainerConfigError: secret "{OURS}-nowhere" not found'
+    wait_for(lambda: waits in flywheel(stuck, "runs", "show", name).stdout, 120)
+    flywheel(stuck, "runs", "cancel", name)
 
 
 @pytest.fixture

@@ -48,6 +48,22 @@ def test_each_line_is_shown_once_however_it_comes_in(lines: list[str], data: st.
     assert seen == [each for line in lines for each in f"train: {line}".splitlines()[:1]]
 
 
+def test_what_keeps_a_step_from_beginning_is_said_once_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = list[str]()
+    follower = submitting.Follower(lambda line, _: seen.append(line))
+    stuck = Task(name="ingest", state="running", waits_for='CreateContainerConfigError: secret "store" not found')
+    for _ in range(2):
+        follower.look([stuck])
+    follower.look([stuck.but(waits_for="a node: 0/1 nodes are available")])
+    told = [
+        'ingest: waits for CreateContainerConfigError: secret "store" not found',
+        "ingest: waits for a node: 0/1 nodes are available",
+    ]
+    assert seen == told
+    submitting.show(submitting.Told(run("running"), [], [stuck]))
+    assert told[0].partition(": ")[2] in capsys.readouterr().out
+
+
 def test_a_step_that_the_backend_lost_sight_of_is_told_by_its_record_and_once(world: World) -> None:
     for step in ("ingest", "rollout"):
         ended(world, step, "done", f"{step} is done.")

@@ -59,31 +59,49 @@ class Cluster:
                 raise
         return {resource.name for resource in found.resources}
 
-    def denied(self, namespace: str, wanted: str) -> list[str]:
-        """What we may not do in a namespace, of what the steps need: `create rayjobs.ray.io`.
+    def denied(self, namespace: str, wanted: str, account: str = "") -> list[str] | None:
+        """What may not be done in a namespace, of what the steps need: `create rayjobs.ray.io`.
 
         Args:
             wanted: A key of RIGHTS.
+            account: Whose rights, NAMESPACE:NAME; ours without it.
+
+        Returns:
+            None if we may not see the rights of others.
         """
         asked = [(group, resource, verb) for group, resource, verbs in RIGHTS[wanted] for verb in verbs.split()]
-        with explained("the cluster does not tell what we may do"), ThreadPoolExecutor(8) as pool:
-            allowed = list(pool.map(lambda right: self._may(namespace, *right), asked))
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                allowed = list(pool.map(lambda right: self._may(account, namespace, *right), asked))
+        except client.ApiException as error:
+            if error.status == 403 and account:
+                return None
+            with explained("the cluster does not tell what may be done"):
+                raise
         return [
             f"{verb} {f'{resource}.{group}'.rstrip('.')}"
             for (group, resource, verb), may in zip(asked, allowed, strict=True)
             if not may
         ]
 
-    def _may(self, namespace: str, group: str, resource: str, verb: str) -> bool:
+    def _may(self, account: str, namespace: str, group: str, resource: str, verb: str) -> bool:
         name, _, part = resource.partition("/")
         attributes = client.V1ResourceAttributes(
             namespace=namespace, group=group, resource=name, subresource=part or None, verb=verb
         )
-        review = client.V1SelfSubjectAccessReview(
+        reviews = client.AuthorizationV1Api(self._api)
+        if account:
+            home = account.partition(":")[0]
+            groups = ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{home}"]
+            asked = client.V1SubjectAccessReviewSpec(
+                user=f"system:serviceaccount:{account}", groups=groups, resource_attributes=attributes
+            )
+            review = client.V1SubjectAccessReview(spec=asked)
+            return bool(patiently(lambda: reviews.create_subject_access_review(review)).status.allowed)
+        ours = client.V1SelfSubjectAccessReview(
             spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
         )
-        reviews = client.AuthorizationV1Api(self._api)
-        return bool(patiently(lambda: reviews.create_self_subject_access_review(review)).status.allowed)
+        return bool(patiently(lambda: reviews.create_self_subject_access_review(ours)).status.allowed)
 
     def gpus(self) -> int | None:
         """GPUs of all nodes; none if we may not see nodes."""

@@ -17,6 +17,7 @@ from ...config import Platform
 from ...errors import AlreadyExists, PlatformError
 from ...ports import RunRequest, RunState, Store, Task
 from ..names import checked
+from .pods import Pods
 from .server import Server, explained
 
 State = Literal["waiting", "running", "succeeded", "failed", "skipped", "cancelled"]
@@ -35,6 +36,8 @@ ENDING = ("CANCELING", *OVER)
 DRIVER = "-driver"
 NO_LOG = '{"error_message"'
 """Begins what KFP answers, with 200, when it has no log."""
+USUAL_S = 10.0
+"""Seconds in which a pod begins."""
 COMPILER = "kfp_flywheel.pipelines.catalogue"
 
 
@@ -74,6 +77,7 @@ class KfpRuns:
         compile: Callable[[str, Platform], str] = compiled,
     ) -> None:
         self._platform, self._open_store, self._compile = platform, open_store, compile
+        self._pods = Pods(platform.steps_namespace)
         self._printed: dict[str, str] = {}
 
     @cached_property
@@ -157,15 +161,19 @@ class KfpRuns:
 
     def _task(self, run: str, name: str, pod: str, detail: Any) -> Task:
         state = STATES.get(detail.state, "waiting")
-        printed = self._log(run, pod, state not in ("waiting", "running"))
-        return Task(name=name, state=state, seconds=_seconds(detail.start_time, detail.end_time), printed=printed)
+        seconds, over = _seconds(detail.start_time, detail.end_time), state not in ("waiting", "running")
+        printed = self._log(run, pod, over)
+        waits_for = "" if over or printed or seconds < USUAL_S else self._pods.wait_for(pod)
+        return Task(name=name, state=state, seconds=seconds, printed=printed, waits_for=waits_for)
 
     def _log(self, run: str, pod: str, over: bool) -> str:
-        """What a pod has printed; empty as long as KFP has no log of it."""
+        """What a pod has printed; empty as long as nobody has a log of it."""
         if pod in self._printed:
             return self._printed[pod]
-        text = self.server.text(f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log")
-        text = "" if text.startswith(NO_LOG) else text
+        text = None if over else self._pods.printed(pod)
+        if text is None:
+            text = self.server.text(f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log")
+            text = "" if text.startswith(NO_LOG) else text
         if over:
             self._printed[pod] = text
         return text
