@@ -158,4 +158,5 @@ def run(
             )
             conclude(here.store, outcome)
         here.sentence = f"{made.decision}: {made.reason}{warning}"
+        here.ends = made.decision != "pass"
         return made.decision

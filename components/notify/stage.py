@@ -23,6 +23,8 @@ WARNINGS = {"held", "rolled back", "fail", "undecided", "alert", "retrain"}
 
 SUCCEEDED = ("SUCCEEDED", "COMPLETE", "CACHED")
 """What KFP calls a run that ended well: by kfp.local, and in a cluster by ML Metadata's words."""
+BRANCHED = "RUNNING"
+"""What a cluster's KFP calls one in which a condition was not met, and one whose step was killed: records tell."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def compose(
         monitored: The report, if the last step was a monitor.
     """
     last = {record.step: record for record in records if record.step != NAME}
-    if state not in SUCCEEDED:
+    if not (state in SUCCEEDED or (state == BRANCHED and _came_to_its_end(about, last))):
         return _failure(about, last, state)
     if not last:
         return about.notice("warning", "no step left a record", "Nothing is known of it.", "", about.run)
@@ -73,6 +75,12 @@ def compose(
         once = " ".join([monitored.decision, monitored.request, *monitored.started])
     level: Literal["info", "warning"] = "warning" if decision in WARNINGS else "info"
     return about.notice(level, title, text, next, f"{once} {_day(record)}")
+
+
+def _came_to_its_end(about: About, last: Mapping[str, StepRecord]) -> bool:
+    if not last or any(record.outcome == "failed" for record in last.values()):
+        return False
+    return max(last.values(), key=lambda record: record.started).ends or last.keys() >= set(about.steps)
 
 
 def _failure(about: About, last: Mapping[str, StepRecord], state: str) -> Notice:

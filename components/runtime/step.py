@@ -25,7 +25,11 @@ ManifestT = TypeVar("ManifestT", bound=Manifest)
 
 
 class StepRecord(Record):
-    """How a step of a run went: `runs/<run>/<step>-<start in ms>.json` in the store."""
+    """How a step of a run went: `runs/<run>/<step>-<start in ms>.json` in the store.
+
+    Args:
+        ends: By its decision the run ends here; no other step is missed.
+    """
 
     step: str
     started: float
@@ -34,6 +38,7 @@ class StepRecord(Record):
     sentence: str
     artifact: str = ""
     exit_code: int = 0
+    ends: bool = False
 
 
 @cache
@@ -64,6 +69,7 @@ class Step:
         self.outcome: Outcome = "done"
         self.sentence = ""
         self.artifact = ""
+        self.ends = False
 
     @property
     def store(self) -> Store:
@@ -133,6 +139,7 @@ def _record(current: Step | None, started: float, outcome: Outcome, sentence: st
         sentence=sentence,
         artifact=current.artifact,
         exit_code=code,
+        ends=current.ends,
     )
     try:
         current.store.put(f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.line().encode())

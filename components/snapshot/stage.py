@@ -66,6 +66,7 @@ def run(
                 f"{outcome.step} decided on it before, with this configuration: {outcome.decision}, {outcome.reason}"
             )
             here.sentence += f" {before}"
+            here.ends = True
         return "decided" if outcome else "new"
 
 

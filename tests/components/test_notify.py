@@ -54,6 +54,18 @@ def test_a_step_that_died_is_named_though_it_left_no_word() -> None:
     assert "run it again" in told.next
 
 
+def test_a_run_whose_branch_was_not_taken_did_not_fail() -> None:
+    """Kubeflow Pipelines calls it RUNNING in the end, as one whose step was killed."""
+    judged = record("evaluate", "fail: mAP50 0.044 is below the limit 0.300.", started=NOON + 1)
+    before = [record(name, "") for name in STEPS[:3]]
+    assert of(*before, judged.but(ends=True), state="RUNNING").title == "flywheel of detector: evaluate says fail"
+    assert "rollout ended without a word" in of(*before, judged, state="RUNNING").text
+    assert (
+        "is done" in of(*(record(name, "", started=NOON + at) for at, name in enumerate(STEPS)), state="RUNNING").title
+    )
+    assert of(record("evaluate", "no", "failed").but(ends=True), state="RUNNING").title.endswith("evaluate failed")
+
+
 def test_of_a_run_without_any_record_the_first_step_died() -> None:
     assert "resolve ended without a word" in of(state="FAILED").text
 

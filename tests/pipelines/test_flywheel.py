@@ -141,6 +141,7 @@ def test_a_gate_that_fails_keeps_the_endpoint_as_it_was(first: running.Ended, ro
     judged = running.run(parameters(shapes, max_size_mb=0.01), Platform.local(root), root, 0, quiet=True)
     assert judged.exit_code == running.GATE_KEPT_CHAMPION
     assert [step.step for step in judged.run.steps] == STEPS[:6] + TOLD
+    assert [step.step for step in judged.run.steps if step.ends] == ["evaluate"]
     assert connect(Platform.local(root)).serving.read("detector") == before
 
 
