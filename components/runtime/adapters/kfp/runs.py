@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,6 +17,7 @@ from ...config import Platform
 from ...errors import AlreadyExists, PlatformError
 from ...ports import RunRequest, RunState, Store, Task
 from ..names import checked
+from .argo import pods_of
 from .pods import Pods
 from .server import Server, explained
 
@@ -33,7 +34,6 @@ STATES: dict[str | None, State] = {
 """KFP's states; what is not here waits."""
 OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 ENDING = ("CANCELING", *OVER)
-DRIVER = "-driver"
 NO_LOG = '{"error_message"'
 """Begins what KFP answers, with 200, when it has no log."""
 USUAL_S = 10.0
@@ -205,23 +205,3 @@ def _seconds(start: datetime, end: datetime | None) -> float:
     # Without an end, KFP says 1970.
     over = end is not None and end.year > 1970
     return max(((end if end and over else datetime.now(UTC)) - start).total_seconds(), 0.0)
-
-
-def pods_of(details: Iterable[Any]) -> list[tuple[str, str, Any]]:
-    """The steps among Argo's nodes, which is what KFP calls tasks: name, pod, and node of each, by their start.
-
-    A step is three nodes: `NAME`, the attempt `NAME(0)`, and below it one called `executor` that begins with it, whose
-    child is the pod; `NAME-driver` comes before. That a step has begun is all that its own nodes tell.
-    """
-    nodes = sorted((each for each in details if each.start_time), key=lambda each: each.start_time)
-    drivers = {each.display_name for each in nodes if each.display_name.endswith(DRIVER)}
-    begun = {each.start_time: each.display_name for each in nodes if f"{each.display_name}{DRIVER}" in drivers}
-    found = []
-    for node in nodes:
-        child = next((each.pod_name for each in reversed(node.child_tasks or ()) if each.pod_name), "")
-        workflow, _, number = child.rpartition("-")
-        if node.display_name == "executor" and child:
-            found.append((begun.get(node.start_time, "step"), f"{workflow}-system-container-impl-{number}", node))
-        elif node.display_name in drivers and child and node.state == "FAILED":
-            found.append((node.display_name, f"{workflow}-system-container-driver-{number}", node))
-    return found
