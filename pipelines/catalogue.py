@@ -27,9 +27,15 @@ RECONCILER = "reconciler.yaml"
 
 def pipelines() -> dict[str, GraphComponent]:
     """Pipelines by name: the modules beside this one that hold a `@dsl.pipeline` of their own name."""
-    names = [path.stem for path in sorted(HERE.glob("*.py")) if f"\ndef {path.stem}(" in path.read_text()]
-    found = {name: getattr(import_module(f"{__package__}.{name}"), name) for name in names}
-    return {name: pipeline for name, pipeline in found.items() if isinstance(pipeline, GraphComponent)}
+    names = [path.stem for path in sorted(HERE.glob("*.py")) if "\n@dsl.pipeline(name=" in path.read_text()]
+    return {name: pipeline(name) for name in names}
+
+
+def pipeline(name: str) -> GraphComponent:
+    """A pipeline by its name."""
+    found = getattr(import_module(f"{__package__}.{name}"), name)
+    assert isinstance(found, GraphComponent)
+    return found
 
 
 def components() -> dict[str, BaseComponent]:
@@ -124,4 +130,4 @@ def _stage(executor: str) -> str:
 
 
 if __name__ == "__main__":
-    print(compiled(pipelines()[sys.argv[1]], Platform.parse(sys.stdin.read())), end="")
+    print(compiled(pipeline(sys.argv[1]), Platform.parse(sys.stdin.read())), end="")

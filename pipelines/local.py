@@ -83,13 +83,13 @@ def main(plan: Path) -> None:
     """Run the pipeline that a plan names, each step a child process."""
     from kfp import local
 
-    from .catalogue import pipelines
+    from .catalogue import pipeline
 
     document = json.loads(plan.read_text())
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kfp\.local\.subprocess_task_handler")
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=f"{document['root']}/artifacts")
     with contextlib.redirect_stderr(sys.stdout):
-        pipelines()[document["name"]](**document["parameters"], platform=document["platform"])
+        pipeline(document["name"])(**document["parameters"], platform=document["platform"])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..components.runtime.compiling import begun
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError, PlatformError, UserError
 from ..components.runtime.folder import SCHEMES
@@ -73,6 +74,8 @@ def submit(pipeline: str, parameters: dict[str, Any], name: str, platform: Platf
         UserError: The source is on this machine, and the steps are not.
     """
     readable(parameters, platform)
+    if platform.steps_namespace:
+        begun(pipeline, platform.line())  # while everything else is imported
     runs, now = connect(platform).runs, time.time()
     name = name or time.strftime(f"{pipeline}-%Y%m%d-%H%M%S", time.gmtime(now))
     request = RunRequest(name=name, pipeline=pipeline, parameters=parameters, reason="asked for by hand", at=now)

@@ -114,7 +114,7 @@ def test_settings_that_mean_nothing_are_refused(steps: dict[str, Any], why: str,
 def test_a_step_can_have_a_pipeline_compiled_though_kfp_hides_its_compiler_there(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kfp_flywheel.components.runtime.adapters.kfp.runs import compiled
+    from kfp_flywheel.components.runtime.compiling import compiled
 
     monkeypatch.setenv("_KFP_RUNTIME", "true")
     assert compiled("monitor", platform) == catalogue.compiled(catalogue.pipelines()["monitor"], platform)

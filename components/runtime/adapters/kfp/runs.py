@@ -1,8 +1,5 @@
 """Runs on Kubeflow Pipelines: started once by name, of the very pipelines of this code."""
 
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +10,9 @@ from typing import Any, Literal
 
 import kfp_server_api as api
 
+from ...compiling import compiled
 from ...config import Platform
-from ...errors import AlreadyExists, PlatformError
+from ...errors import AlreadyExists
 from ...ports import RunRequest, RunState, Store, Task
 from ..names import checked
 from .argo import pods_of
@@ -38,27 +36,6 @@ NO_LOG = '{"error_message"'
 """Begins what KFP answers, with 200, when it has no log."""
 USUAL_S = 10.0
 """Seconds in which a pod begins."""
-COMPILER = "kfp_flywheel.pipelines.catalogue"
-
-
-def compiled(pipeline: str, platform: Platform) -> str:
-    """The YAML of a pipeline for a platform, by a program of its own: in a step, KFP cannot compile.
-
-    Raises:
-        PlatformError: It cannot be compiled.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "_KFP_RUNTIME"}
-    done = subprocess.run(
-        [sys.executable, "-m", COMPILER, pipeline],
-        input=platform.line(),
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise PlatformError(f"pipeline {pipeline} cannot be compiled: {last}", "flywheel compile --platform FILE")
-    return done.stdout
 
 
 class KfpRuns:

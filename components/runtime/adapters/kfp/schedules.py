@@ -7,13 +7,14 @@ from typing import Any
 
 import kfp_server_api as api
 
+from ...compiling import compiled
 from ...config import Platform
 from ...errors import UserError
 from ...ports import Schedule
 from ..names import checked
 from .cron import explained as in_words
 from .cron import five_fields, six_fields
-from .runs import OVER, compiled
+from .runs import OVER
 from .server import Server, explained
 
 LOOK_S = 2.0
