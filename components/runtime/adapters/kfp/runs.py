@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import kfp_server_api as api
 
@@ -16,8 +16,10 @@ from ...errors import AlreadyExists
 from ...ports import RunRequest, RunState, Store, Task
 from ..names import checked
 from .argo import pods_of
-from .pods import Pods
 from .server import Server, explained
+
+if TYPE_CHECKING:
+    from .pods import Pods
 
 State = Literal["waiting", "running", "succeeded", "failed", "skipped", "cancelled"]
 STATES: dict[str | None, State] = {
@@ -54,8 +56,13 @@ class KfpRuns:
         compile: Callable[[str, Platform], str] = compiled,
     ) -> None:
         self._platform, self._open_store, self._compile = platform, open_store, compile
-        self._pods = Pods(platform.steps_namespace)
         self._printed: dict[str, str] = {}
+
+    @cached_property
+    def _pods(self) -> "Pods":
+        from .pods import Pods  # Kubernetes' client takes half a second, which only a look at steps is worth
+
+        return Pods(self._platform.steps_namespace)
 
     @cached_property
     def store(self) -> Store:
