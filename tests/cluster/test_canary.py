@@ -90,6 +90,8 @@ def test_the_next_version_of_the_manifests_fails_nobody(
     def applied(version: str) -> None:
         labels = [{"pairs": {"app.kubernetes.io/version": version}}]
         plane.kubectl("apply", "-k", str(overlay(tmp_path, "gke", namespace, labels=labels)))
+        # Pods of tests mount folders of their host.
+        plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce-")
 
     applied("0.1.0")
     install(served, "upgraded", release_of(served.store, "1", tiny_package(served.store)))
