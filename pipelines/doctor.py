@@ -55,7 +55,7 @@ def examine(platform: Platform, root: Path, port: int) -> list[Check]:
         probes += doctor_cluster.probes(world)
     if platform.telemetry.startswith("prometheus+"):
         probes.append(("telemetry", lambda: _telemetry(world)))
-    if platform.runs.startswith("kfp+"):
+    if platform.steps_namespace:
         probes.append(("kubeflow", lambda: _kubeflow(world)))
     with ThreadPoolExecutor(len(probes)) as pool:  # most of the time is spent waiting
         return list(pool.map(lambda probe: _examined(*probe), probes))
@@ -72,7 +72,7 @@ def _examined(name: str, probe: Probe) -> Check:
 
 def _machine(platform: Platform, root: Path, port: int) -> Iterator[tuple[str, Probe]]:
     """What this machine has to have, for what it does itself."""
-    here = {"steps": True, "train": platform.jobs == "local://", "serve": platform.serving.startswith("local://")}
+    here = {"steps": True, "train": not platform.jobs_namespace, "serve": not platform.serving_namespace}
     for profile in (profile for profile in PROFILES if here[profile]):
         yield profile, partial(_packages, profile)
     if here["train"]:

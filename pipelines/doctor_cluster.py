@@ -71,7 +71,7 @@ def probes(world: World) -> Iterator[tuple[str, Probe]]:
         for secret, keys in pods.secrets.items():
             yield "secret", partial(_secret, world, name, secret, set(keys))
     if home:
-        yield "rights", lambda: _rights_of_steps(world, home, wanted)
+        yield "rights", lambda: _rights_of_steps(world, wanted)
 
 
 def _kinds(world: World, what: str) -> Check:
@@ -85,11 +85,10 @@ def _kinds(world: World, what: str) -> Check:
 
 
 def _images(world: World) -> Check:
-    images = world.platform.images
-    platform = world.platform
+    platform, images = world.platform, world.platform.images
     wanted = {
-        "steps": platform.runs.startswith("kfp+"),
-        "train": platform.jobs != "local://",
+        "steps": platform.steps_namespace,
+        "train": platform.jobs_namespace,
         "serve": platform.gateway,
     }
     needed = {profile for profile, is_needed in wanted.items() if is_needed}
@@ -108,9 +107,9 @@ def _rights(world: World, what: str, wanted: str, namespace: str) -> Check:
     return Check("rights", True, f"all that {what} needs in {namespace}")
 
 
-def _rights_of_steps(world: World, home: str, wanted: dict[str, str]) -> Check:
+def _rights_of_steps(world: World, wanted: dict[str, str]) -> Check:
     """Whether Kubeflow's pods may do what we may: they have an account of its own."""
-    account = f"{home}:{'default-editor' if 'namespace=' in world.platform.runs else 'pipeline-runner'}"
+    account = world.platform.steps_account
     for name, namespace in wanted.items():
         denied = world.cluster.denied(namespace, name, account)
         if denied is None:

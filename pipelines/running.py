@@ -199,7 +199,7 @@ def run(
 
     log = root / "runs" / time.strftime(f"%Y%m%d-%H%M%S-{pipeline}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    served_here = platform.serving.startswith("local://") and pipeline != "batch_predict"  # which asks no endpoint
+    served_here = not platform.serving_namespace and pipeline != "batch_predict"  # which asks no endpoint
     with serving(platform, port) if served_here else nullcontext(), shown(quiet) as progress:
         ended = local.run(pipeline, parameters, platform, log, progress.line)
     outcome = last_word(ended.steps, platform) if pipeline == "flywheel" else None

@@ -94,7 +94,7 @@ def readable(parameters: Mapping[str, object], platform: Platform) -> None:
     """
     for name in ("source", "images"):
         given = str(parameters.get(name, ""))
-        if platform.runs.startswith("kfp+") and given and not given.startswith(SCHEMES):
+        if platform.steps_namespace and given and not given.startswith(SCHEMES):
             remedy = "copy it to a bucket: --data s3://BUCKET/FOLDER"
             raise UserError(f"{name} is {given}, which pods cannot read.", remedy)
 

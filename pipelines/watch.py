@@ -164,7 +164,7 @@ def starter(platform: Platform, root: Path, port: int) -> Callable[[RunRequest],
 @contextlib.contextmanager
 def served(platform: Platform, port: int, say: Callable[[str], None]) -> Iterator[None]:
     """Have endpoints served all the while: begun again, at the same address, when what serves them is killed."""
-    if not platform.serving.startswith("local://"):
+    if platform.serving_namespace:
         yield
         return
     endpoints, ended = connect(platform).serving, threading.Event()

@@ -60,11 +60,13 @@ def compose(
         monitored: The report, if the last step was a monitor.
     """
     last = {record.step: record for record in records if record.step != NAME}
-    if not (state in SUCCEEDED or (state == BRANCHED and _came_to_its_end(about, last))):
+    record = max(last.values(), key=lambda record: record.started, default=None)
+    whole = record is not None and (record.ends or last.keys() >= set(about.steps))
+    sound = all(record.outcome != "failed" for record in last.values())
+    if state not in SUCCEEDED and not (state == BRANCHED and whole and sound):
         return _failure(about, last, state)
-    if not last:
+    if record is None:
         return about.notice("warning", "no step left a record", "Nothing is known of it.", "", about.run)
-    record = max(last.values(), key=lambda record: record.started)
     text, next = _divided(record.sentence)
     decision = text.partition(":")[0].lower()
     title = f"{record.step} says {decision}" if decision in WARNINGS | {"promoted"} else f"{record.step} is done"
@@ -75,12 +77,6 @@ def compose(
         once = " ".join([monitored.decision, monitored.request, *monitored.started])
     level: Literal["info", "warning"] = "warning" if decision in WARNINGS else "info"
     return about.notice(level, title, text, next, f"{once} {_day(record)}")
-
-
-def _came_to_its_end(about: About, last: Mapping[str, StepRecord]) -> bool:
-    if not last or any(record.outcome == "failed" for record in last.values()):
-        return False
-    return max(last.values(), key=lambda record: record.started).ends or last.keys() >= set(about.steps)
 
 
 def _failure(about: About, last: Mapping[str, StepRecord], state: str) -> Notice:

@@ -69,7 +69,7 @@ def settled(config: Predict, platform: Platform) -> Predict:
     Raises:
         UserError: Names the value and the limit.
     """
-    here, remote = platform.jobs.startswith("local://"), config.images.startswith(SCHEMES)
+    here, remote = not platform.jobs_namespace, config.images.startswith(SCHEMES)
     if here:
         fits(config.workers, config.cpus_per_worker)
     elif not remote:

@@ -357,12 +357,19 @@ class Platform(Section):
     @property
     def steps_namespace(self) -> str:
         """Of Kubeflow's pods, as `runs` tells: that of its API server, or the user's where it serves many."""
+        return self.steps_account.partition(":")[0]
+
+    @property
+    def steps_account(self) -> str:
+        """The account that Kubeflow's pods have by themselves, NAMESPACE:NAME; empty where steps run here."""
         parts = urlsplit(self.runs)
         if not parts.scheme.startswith("kfp"):
             return ""
+        if mine := parse_qs(parts.query).get("namespace"):
+            return f"{mine[-1]}:default-editor"
         service, _, rest = (parts.hostname or "").partition(".")
         home = rest.partition(".")[0] if service == "ml-pipeline" else ""
-        return parse_qs(parts.query).get("namespace", [home or "kubeflow"])[-1]
+        return f"{home or 'kubeflow'}:pipeline-runner"
 
     @property
     def namespaces(self) -> list[str]:

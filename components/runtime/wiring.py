@@ -135,7 +135,7 @@ class World:
                 "runs is missing: nobody works off what is asked for.",
                 "runs: local:///folder or kfp+http://HOST:PORT in the platform file",
             )
-        if self.platform.runs.startswith("kfp+"):
+        if self.platform.steps_namespace:
             from .adapters.kfp.runs import KfpRuns
 
             return KfpRuns(self.platform, lambda: self.store)
@@ -145,7 +145,7 @@ class World:
 
     @cached_property
     def schedules(self) -> Schedules:
-        if not self.platform.runs.startswith("kfp+"):
+        if not self.platform.steps_namespace:
             raise UserError(
                 "schedules are kept by Kubeflow Pipelines, and runs names none.",
                 "flywheel watch is the schedule of one machine; on a cluster: runs: kfp+http://HOST:PORT",

@@ -84,7 +84,7 @@ def check(config: Train, dataset: DatasetVersion, platform: Platform) -> None:
             f"gpus_per_worker is {config.gpus_per_worker}: a worker uses one GPU.",
             f"try -p gpus_per_worker=1 -p workers={config.workers * config.gpus_per_worker}",
         )
-    if platform.jobs.startswith("local://"):
+    if not platform.jobs_namespace:
         if architectures.can_look():
             architectures.find(config.architecture)
         fits(config.workers, config.cpus_per_worker)

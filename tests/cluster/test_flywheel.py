@@ -91,6 +91,18 @@ def test_the_same_pipeline_makes_the_same_detector_on_a_cluster(
     assert first[-2].sentence.startswith("Promoted: ")
     assert (tmp_path / "image.boxes.jpg").stat().st_size > 0
 
+    flywheel = [str(Path(sys.executable).with_name("flywheel"))]
+    for words, steps, says in (
+        (("batch", "--images", f"{there.store}/shapes/images/test", "-p", "cpus_per_worker=1"), ["resolve", "predict"],
+         f"{len(list(picture.parent.iterdir()))} images: "),
+        (("monitor",), ["monitor"], "undecided: "),
+    ):  # fmt: skip
+        given = [*flywheel, *words, "--platform", "cluster.yaml"]
+        done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+        made = last_run(there)
+        assert [record.step for record in made] == [*steps, "notify"], done.stdout + done.stderr
+        assert made[-2].sentence.startswith(says), made
+
     small = yaml.safe_load((tmp_path / "small.yaml").read_text())
     parameters = running.read_parameters(str(shapes), None, [f"{name}={value}" for name, value in small.items()])
     running.run(parameters, here, tmp_path / "local", 0, quiet=True)

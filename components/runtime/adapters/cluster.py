@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from kubernetes import client
@@ -70,13 +71,12 @@ class Cluster:
             None if we may not see the rights of others.
         """
         asked = [(group, resource, verb) for group, resource, verbs in RIGHTS[wanted] for verb in verbs.split()]
-        try:
-            with ThreadPoolExecutor(8) as pool:
+        with explained("the cluster does not tell what may be done"), ThreadPoolExecutor(8) as pool:
+            try:
                 allowed = list(pool.map(lambda right: self._may(account, namespace, *right), asked))
-        except client.ApiException as error:
-            if error.status == 403 and account:
-                return None
-            with explained("the cluster does not tell what may be done"):
+            except client.ApiException as error:
+                if error.status == 403 and account:
+                    return None
                 raise
         return [
             f"{verb} {f'{resource}.{group}'.rstrip('.')}"
@@ -96,12 +96,11 @@ class Cluster:
             asked = client.V1SubjectAccessReviewSpec(
                 user=f"system:serviceaccount:{account}", groups=groups, resource_attributes=attributes
             )
-            review = client.V1SubjectAccessReview(spec=asked)
-            return bool(patiently(lambda: reviews.create_subject_access_review(review)).status.allowed)
-        ours = client.V1SelfSubjectAccessReview(
-            spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
-        )
-        return bool(patiently(lambda: reviews.create_self_subject_access_review(ours)).status.allowed)
+            ask = partial(reviews.create_subject_access_review, client.V1SubjectAccessReview(spec=asked))
+        else:
+            ours = client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+            ask = partial(reviews.create_self_subject_access_review, client.V1SelfSubjectAccessReview(spec=ours))
+        return bool(patiently(ask).status.allowed)
 
     def gpus(self) -> int | None:
         """GPUs of all nodes; none if we may not see nodes."""

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import kfp_server_api as api
 
-from ...compiling import compiled
+from ...compiling import begun
 from ...config import Platform
 from ...errors import AlreadyExists
 from ...ports import RunRequest, RunState, Store, Task
@@ -46,16 +45,10 @@ class KfpRuns:
     Args:
         platform: Its `runs` says where; pipelines are compiled for it.
         open_store: Opens the store, which decides between two who start a run of one name at once.
-        compile: Gives the YAML of a pipeline.
     """
 
-    def __init__(
-        self,
-        platform: Platform,
-        open_store: Callable[[], Store],
-        compile: Callable[[str, Platform], str] = compiled,
-    ) -> None:
-        self._platform, self._open_store, self._compile = platform, open_store, compile
+    def __init__(self, platform: Platform, open_store: Callable[[], Store]) -> None:
+        self._platform, self._open_store = platform, open_store
         self._printed: dict[str, str] = {}
 
     @cached_property
@@ -73,11 +66,10 @@ class KfpRuns:
         return Server(self._platform.runs)
 
     def start(self, request: RunRequest) -> bool:
-        with ThreadPoolExecutor(1) as pool:  # what takes longest goes on while the server is asked
-            compiling = pool.submit(self._compile, request.pipeline, self._platform)
-            if self._named(checked(request.name)):
-                return False
-            _ = self.store
+        compiling = begun(request.pipeline, self._platform.line())  # takes longest: the server is asked meanwhile
+        if self._named(checked(request.name)):
+            return False
+        _ = self.store
         reference = self.server.upload(request.pipeline, compiling.result())
         wanted = api.V2beta1Run(
             experiment_id=self.server.experiment,

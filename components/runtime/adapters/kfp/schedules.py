@@ -23,14 +23,14 @@ LOOK_S = 2.0
 class KfpSchedules:
     """Schedules of one API server. A schedule pins a version: made again by newer code, it is another one."""
 
-    def __init__(self, platform: Platform, compile: Callable[[str, Platform], str] = compiled) -> None:
-        self._platform, self._compile = platform, compile
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
         self.server = Server(platform.runs)
 
     def put(self, schedule: Schedule, say: Callable[[str], None]) -> str:
         cron = six_fields(schedule.cron)
         former = self._named(checked(schedule.name))
-        reference = self.server.upload(schedule.pipeline, self._compile(schedule.pipeline, self._platform))
+        reference = self.server.upload(schedule.pipeline, compiled(schedule.pipeline, self._platform))
         wanted = api.V2beta1RecurringRun(
             experiment_id=self.server.experiment,
             display_name=schedule.name,
