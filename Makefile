@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test faults lint format bench bench-local bench-loop bench-cluster images compile cluster cluster-down lock clean
+.PHONY: help setup demo test test-cluster faults lint format bench bench-local bench-loop bench-cluster images compile cluster cluster-down lock clean
 
 help:  ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 16
@@ -22,8 +22,11 @@ $(READY): requirements.lock images/build.lock pyproject.toml setup.py
 demo: $(READY)  ## Train, judge, register and serve a detector; writes .flywheel/demo/page.html
 	$(BIN)/flywheel demo
 
-test: $(READY)  ## Run the tests
-	$(BIN)/pytest $(ARGS)
+test: $(READY)  ## Run the tests that need no cluster
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults and not cluster" $(ARGS)
+
+test-cluster: $(READY)  ## Run those that do, on a cluster that is brought up for them (Linux, Go; root for pods)
+	FLYWHEEL_CLUSTER=1 $(BIN)/pytest -m "not faults and cluster" $(ARGS)
 
 faults: $(READY)  ## Run the full matrix of injected faults
 	$(BIN)/pytest -m faults $(ARGS)

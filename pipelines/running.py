@@ -152,6 +152,11 @@ class Ended:
         }
 
 
+def line_of(mark: str, step: str, seconds: float, said: str) -> str:
+    """What a step came to, or does: as rich prints it."""
+    return f"{mark} [bold]{step:9}[/] {seconds:6.1f} s  {escape(said)}"
+
+
 class Progress:
     """Shows what the steps say: a line for each that ended, and below it what the one at work does."""
 
@@ -171,7 +176,7 @@ class Progress:
         outcome, _, sentence = rest.partition(": ")
         if outcome in MARKS:
             seconds = time.monotonic() - since if seconds is None else seconds
-            self.console.print(f"{MARKS[outcome]} [bold]{step:9}[/] {seconds:6.1f} s  {escape(json.loads(sentence))}")
+            self.console.print(line_of(MARKS[outcome], step, seconds, json.loads(sentence)))
         else:
             self.status.update(f"[bold]{step}[/] {escape(rest)}")
             if not self.console.is_terminal and not rest.startswith("started"):

@@ -263,14 +263,13 @@ def show(told: Told) -> None:
         f"[bold]{escape(state.request.name)}[/]  {state.request.pipeline}  {state.state}  {_span(state.seconds)}"
     )
     for step in told.steps:
-        mark = running.MARKS[step.outcome]
-        console.print(f"{mark} [bold]{step.step:9}[/] {step.seconds:6.1f} s  {escape(step.sentence)}")
+        console.print(running.line_of(running.MARKS[step.outcome], step.step, step.seconds, step.sentence))
     done = {step.step for step in told.steps}
     for task in told.tasks:
         if task.state in ("waiting", "running") and task.name not in done:
             said = [line.partition(MARK)[2] for line in task.printed.splitlines() if MARK in line]
             last = f"waits for {task.waits_for}" if task.waits_for else "".join(said[-1:])
-            console.print(f"… [bold]{task.name:9}[/] {task.seconds:6.1f} s  {escape(last)}")
+            console.print(running.line_of("…", task.name, task.seconds, last))
     show_end(told, console)
     if state.url:
         console.print(state.url)

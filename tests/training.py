@@ -26,7 +26,7 @@ SMALL: dict[str, object] = {
     "mosaic": 0.0,
     "flip": 0.0,
     "scale": 0.0,
-    "cpus_per_worker": 2,
+    "cpus_per_worker": 1,
 }
 
 

@@ -33,14 +33,17 @@ SERVE_IMAGE = f"{images.REGISTRY}/serve@sha256:{'0' * 64}"
 REPO, ENVIRONMENT = Path(__file__).parents[2], Path(sys.prefix)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a cluster are skipped without one, and get the time that pods and images take.
+    """Tests of a cluster are marked, skipped without one, and get the time that pods and images take.
 
-    They come last: a cluster takes its share of the machine as long as it is up.
+    They come last: a cluster takes its share of the machine as long as it is up. Those of pipelines, which take
+    longest, come first, so that of two processes none is left with them in the end.
     """
     here = OWN or os.environ.get("KUBECONFIG")
-    items.sort(key=_on_a_cluster)
+    items.sort(key=lambda item: (_on_a_cluster(item), "/pipelines/" not in item.nodeid))
     for item in filter(_on_a_cluster, items):
+        item.add_marker("cluster")
         item.add_marker(pytest.mark.timeout(900) if here else pytest.mark.skip(reason=HOW))
 
 

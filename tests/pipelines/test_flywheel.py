@@ -26,6 +26,7 @@ STEPS = ["resolve", "ingest", "validate", "snapshot", "train", "evaluate", "regi
 TOLD = ["notify"]
 SMALL = {
     "architecture": "narrow",
+    "cpus_per_worker": 1,
     "image_size": 96,
     "epochs": 12,
     "batch": 8,
