@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.runtime.adapters.kserve import revisions
 from kfp_flywheel.components.runtime.adapters.kserve.build import VERSION
@@ -205,8 +205,16 @@ def play(policy: Policy, plan: list[tuple[str, int]]) -> str:
 
 AT_ONCE = ("kserve", "service", "route")
 ACTS = [*CONTROLLERS[:-1], "ready", "write", *MEN]
+SECOND = "canary configuration ready configuration tell_configuration promote share tell_route canary"
+"""Version 2 is rolled out, the route's word of it is on its way, and version 3 is to begin."""
 
 
+def acts(names: str) -> list[tuple[str, int]]:
+    return [(name, 1) for name in names.split()]
+
+
+@example(acts(f"{SECOND} share promote tell_route withdraw promote")).via("promoted before its template was asked for")
+@example(acts(f"{SECOND} promote canary promote tell_route promote canary")).via("two so promoted, one after the other")
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 199)), max_size=60))
 def test_whatever_comes_between_no_version_gets_more_than_its_share(plan: list[tuple[str, int]]) -> None:

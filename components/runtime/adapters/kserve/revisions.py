@@ -11,7 +11,8 @@ What KServe makes of `canaryTrafficPercent`, and what follows from it:
   canary's template at 0 would be simpler, but it would go on running, and be what the next canary's share hits first.
 - A share below 100 of a revision that was fully rolled out means to KServe: back to the one that was so before it.
   For a moment the status shows just that when the next canary's template was written and its revision is not made yet.
-  So where that one is another version, the stable version is rolled out once more first: then both are the same.
+  So where that one is another version, a champion is asked for with everything at once, and a canary begins when the
+  stable version was rolled out once more: then both are the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,15 +102,17 @@ def step(state: EndpointState, asked: Asked | None, seen: Rolled) -> Asked:
     if asked is None:
         return Asked(stable, ALL, _turn(state, None))
     settled, alone = seen.turn == asked.turn, _latest(asked) == ALL
+    another = seen.before not in ("", seen.full)  # would come back, were less than everything asked for
     if canary and seen.full == stable:
         if asked.version == canary:
             return asked._replace(percent=state.versions[canary].weight if settled else 0)
-        if asked.version == stable and alone and seen.latest and seen.before not in ("", stable):
-            return Asked(stable, ALL, _turn(state, asked)) if settled else asked._replace(percent=ALL)
+        if asked.version == stable and alone and another:
+            return Asked(stable, ALL, _turn(state, asked)) if settled and seen.latest else asked._replace(percent=ALL)
         return Asked(canary, 0, _turn(state, asked))
     if asked.version == stable:
         return asked._replace(percent=ALL if settled or alone or not seen.full else 0)
-    ours = alone and settled and seen.full == asked.version  # nothing else could get ready before what comes now
+    # Only what had everything asked for it, as no canary was begun since, could get ready before what comes now.
+    ours = alone and (another or (settled and seen.full == asked.version))
     return Asked(stable, ALL if ours or not seen.full else 0, _turn(state, asked))
 
 
