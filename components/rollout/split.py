@@ -9,6 +9,8 @@ from .evidence import Look
 ENOUGH = 10
 """Answers that the smaller share should get, of LEAST in all or more."""
 LEAST = 100
+BEGUN_S = 10.0
+"""Seconds in which a gateway begins to copy."""
 SURE = 1e-4
 """Chance of an answer count below which the share is another one. A gateway that takes turns is always within."""
 
@@ -28,9 +30,12 @@ def wrong_split(answered_by: Callable[[], str], version: str, weight: int) -> st
 
 
 def not_copied(looks: Sequence[Look]) -> str:
-    """What is wrong with a gateway that is to copy requests, or nothing: by what the copies' receiver counts."""
-    copied = [look for look in looks if look.shadow]
-    asked, found = (sum(getattr(look, who).requests for look in copied) for who in ("stable", "canary"))
-    if found or asked < 2 * LEAST:
+    """What is wrong with a gateway that is to copy requests, or nothing: by what the copies' receiver counts.
+
+    The first counts are of requests before it was told to, too, and it may take some seconds to do as it is told.
+    """
+    copied = [look for look in looks if look.shadow and look.stable.requests + look.canary.requests]
+    asked = sum(look.stable.requests for look in copied[1:] if look.at >= copied[0].at + BEGUN_S)
+    if asked < 2 * LEAST or any(look.canary.requests for look in copied):
         return ""
     return f"the gateway copied none of {asked} requests; take 0 out of canary_steps."

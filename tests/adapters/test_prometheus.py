@@ -4,16 +4,21 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from kfp_flywheel.components.runtime.adapters.prometheus.telemetry import Growth, Prometheus, query_of
+from kfp_flywheel.components.rollout.evidence import Look, Replayed, judge, since
+from kfp_flywheel.components.runtime.adapters.prometheus.telemetry import Growth, Prometheus, Rounds, query_of
+from kfp_flywheel.components.runtime.config import Rollout
 from kfp_flywheel.components.runtime.errors import PlatformError, UserError
 from kfp_flywheel.components.runtime.ports import Counts
 
@@ -82,15 +87,25 @@ def ask(dialect: str, folder: Path) -> None:
 
 def _labels(version: str, kind: str) -> str:
     name, _, le = kind.partition(" ")
-    limit = f',le="{le}"' if le else ""
-    return f'{{version="{version}",counted="{name}"{limit}}}'
+    labels = {"version": version, "counted": name, "le": le}
+    return "{" + ",".join(f'{label}="{value}"' for label, value in labels.items() if value) + "}"
 
 
 TIMES = {"within 0.01": 500.0, "within +Inf": 610.0}
+ONCE = 600.0
+"""When each series was scraped last."""
 EXPECTED: dict[str, dict[str, dict[str, float]]] = {
-    "predictor": {"v1": {"requests": 610.0, "failures": 10.0, **TIMES}},
-    "traefik": {"v1": TIMES, "v2": {"requests": 80.0, "failures": 20.0}},
-    "istio": {"v1": TIMES, "v3": {"requests": 90.0, "failures": 50.0}},
+    "predictor": {"v1": {"requests": 610.0, "failures": 10.0, "scraped": 3 * ONCE, **TIMES}},
+    "traefik": {
+        "v1": {"scraped +Inf": ONCE, **TIMES},
+        "v2": {"requests": 80.0, "failures": 20.0},
+        "": {"scraped": 3 * ONCE},
+    },
+    "istio": {
+        "v1": {"scraped +Inf": ONCE, **TIMES},
+        "v3": {"requests": 90.0, "failures": 50.0},
+        "": {"scraped": 4 * ONCE},
+    },
 }
 
 
@@ -102,7 +117,7 @@ def test_each_dialect_counts_its_own_and_leaves_the_rest(dialect: str, tmp_path:
 
 @needs_promtool
 def test_a_wrong_count_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXPECTED, "predictor", {"v1": {"requests": 700.0, "failures": 10.0, **TIMES}})
+    monkeypatch.setitem(EXPECTED["predictor"]["v1"], "requests", 700.0)
     with pytest.raises(AssertionError, match=r"got:.* 6.1E\+02"):
         ask("predictor", tmp_path)
 
@@ -180,6 +195,80 @@ def test_whatever_begins_anew_nothing_is_counted_twice_or_below_zero(
         total = growth.total["requests", "v1", ""]
         assert before <= total == least <= most
         before = total
+
+
+@dataclass
+class Pod:
+    """One with a counter, which is scraped at moments of its own."""
+
+    name: str
+    version: str
+    first: int
+    every: int
+    requests: list[int]
+    """By second."""
+    failures: list[int]
+
+    def samples(self, now: int) -> Iterator[tuple[dict[str, str], float]]:
+        """What Prometheus knows of it."""
+        if now < self.first:
+            return
+        at = now - (now - self.first) % self.every
+        for kind, value in (
+            ("requests", sum(self.requests[:at])),
+            ("failures", sum(self.failures[:at])),
+            ("scraped", at),
+        ):
+            yield {"counted": kind, "version": self.version, "pod": self.name}, float(value)
+
+
+def told(pods: list[Pod], seconds: int) -> list[dict[str, Counts]]:
+    """What is told of them each second."""
+    telemetry, answers = Prometheus("prometheus+http://127.0.0.1:1", "team"), []
+    with pytest.MonkeyPatch.context() as patch:
+        for now in range(max(min(pod.first for pod in pods), 1), seconds):
+            patch.setattr(telemetry, "_ask", lambda _, now=now: [one for pod in pods for one in pod.samples(now)])
+            answers.append(telemetry.counts("detector"))
+    return answers
+
+
+@given(every=st.integers(1, 8), firsts=st.lists(st.integers(0, 7), min_size=2, max_size=6))
+def test_each_news_is_of_all_pods_for_the_same_time(every: int, firsts: list[int]) -> None:
+    seconds = 60
+    pods = [
+        Pod(str(number), f"v{number % 2}", first % every, every, [3] * seconds, [0] * seconds)
+        for number, first in enumerate(firsts)
+    ]
+    totals = [{version: counts.requests for version, counts in each.items()} for each in told(pods, seconds)]
+    whole = [after for before, after in pairwise(totals) if after != before and len(after) == 2][1:]
+    assert len(whole) >= seconds // every - 4
+    for before, after in pairwise(whole):
+        for version in after:
+            count = sum(pod.version == version for pod in pods)
+            assert after[version] - before[version] == 3 * every * count
+
+
+def decided(first: int, seed: int) -> str:
+    """What becomes of a canary that fails every fifth request, when it and the stable are scraped each five seconds."""
+    rng, seconds, looks = np.random.default_rng(seed), 120, list[Look]()
+    asked = [rng.binomial(20, share, seconds) for share in (0.1, 0.9)]
+    canary = Pod("b", "v2", first, 5, asked[0].tolist(), rng.binomial(asked[0], 0.2).tolist())
+    stable = Pod("a", "v1", 0, 5, asked[1].tolist(), [0] * seconds)
+    for before, now in pairwise(told([stable, canary], seconds)):
+        mine, theirs = (since(now.get(name, Counts()), before.get(name, Counts())) for name in ("v2", "v1"))
+        looks.append(Look(at=0.0, weight=10, canary=mine, stable=theirs))
+        found = judge(Counts(), looks, Replayed(), Rollout(canary_steps="10,100", step_requests=10_000))
+        if found.decision != "go":
+            return found.decision
+    return "undecided"
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_a_bad_canary_is_found_whenever_its_pods_are_scraped(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with the news of one version at a time it is not, as if the other one had been away."""
+    assert [decided(first, seed) for seed in range(5)] == ["rollback"] * 5
+    monkeypatch.setattr(Rounds, "complete", lambda *_: True)
+    assert [decided(first, seed) for seed in range(5)] == ["undecided" if first else "rollback"] * 5
 
 
 class Scripted(BaseHTTPRequestHandler):

@@ -17,7 +17,8 @@ from .processes import answers
 
 ADDRESS = "127.0.0.1:9090"
 TRAEFIK = "127.0.0.1:8383"
-EVERY_S = 1
+EVERY_S = 2
+"""Longer than a look, as on any real cluster: pods are scraped at different looks."""
 
 
 class Prometheus:

@@ -162,8 +162,8 @@ def test_where_the_gateway_copies_nothing_that_is_said(served: World, monkeypatc
 
 
 def test_slowness_takes_it_back(served: World) -> None:
-    ended, seen, _ = tried(served, "slow", lambda package: slow(served.store, package), step_requests=100)
-    assert ended.decision == "rollback"
+    ended, seen, _ = tried(served, "slow", lambda package: slow(served.store, package, rounds=12), step_requests=100)
+    assert ended.decision == "rollback", ended.reason
     assert "answers slower than" in ended.reason
     taken_back(served, "slow", seen)
 

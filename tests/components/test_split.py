@@ -49,8 +49,23 @@ def test_in_the_shadow_nobody_may_get_its_answers(share: int, right: bool) -> No
     assert (wrong_split(in_turns(share), "v2", 0) == "") is right
 
 
-@pytest.mark.parametrize(("stable", "canary", "wrong"), [(10, 0, False), (200, 0, True), (200, 150, False)])
-def test_a_gateway_that_copies_nothing_is_seen(stable: int, canary: int, wrong: bool) -> None:
-    look = Look(at=1.0, weight=0, shadow=True, canary=Counts(requests=canary), stable=Counts(requests=stable))
-    assert bool(not_copied([look])) is wrong
-    assert not_copied([Look(at=1.0, weight=0, canary=Counts(), stable=Counts(requests=1000))]) == "", "it was away"
+@pytest.mark.parametrize(
+    ("canary", "stable", "shadow", "wrong"),
+    [
+        ([0, 0], [9, 200], True, True),
+        ([0, 0], [9, 199], True, False),
+        ([0, 150], [9, 200], True, False),
+        ([1, 0], [9, 200], True, False),
+        ([0, 0], [9, 200], False, False),  # it was away
+        ([0, 0], [1000, 0], True, False),  # of before
+        ([0, 0], [0, 1000], True, False),
+    ],
+)
+def test_a_gateway_that_copies_nothing_is_seen(canary: list[int], stable: list[int], shadow: bool, wrong: bool) -> None:
+    looks = [
+        Look(at=at, weight=0, shadow=shadow, canary=Counts(requests=mine), stable=Counts(requests=theirs))
+        for at, mine, theirs in zip((1.0, 11.0), canary, stable, strict=True)
+    ]
+    assert bool(not_copied(looks)) is wrong
+    sooner = [looks[0], looks[1].but(at=10.9)]
+    assert not_copied(sooner) == "", "it may not have begun yet"
