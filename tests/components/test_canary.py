@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -165,7 +166,12 @@ def test_one_that_fails_in_the_shadow_never_answers_anybody(attended: World) -> 
 def test_without_copies_it_is_held(attended: World) -> None:
     traffic = Traffic(attended)
     traffic.copies = False
-    ended = canary(attended, traffic, settings=SHADOWED).roll()
+    now = [time.time()]
+
+    def pause(seconds: float) -> None:
+        now[0] += seconds
+
+    ended = canary(attended, traffic, settings=SHADOWED, clock=lambda: now[0], pause=pause).roll()
     assert (ended.decision, set(traffic.weights)) == ("hold", {0})
     assert ended.reason == "the gateway copied none of 200 requests; take 0 out of canary_steps."
 
