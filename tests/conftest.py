@@ -1,6 +1,7 @@
 """Fixtures that more than one test file needs: a platform in a temporary folder, and data sets."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.wiring import World, connect
 
 pytest_plugins = ["tests.cluster.fixtures"]
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: what a shell begins in the background ignores it, and so would all that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
