@@ -4,6 +4,7 @@ A second is a look with 20 requests. Answers take 10 ms (median; lognormal, sigm
 Flagger and Argo Rollouts do by default, and naive peeking, is computed on the very same streams.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,7 +51,34 @@ class Streams:
     stable_bad: Ints
 
 
-def streams(seed: int, stable: float, canary: float, times: float = 1.0, burst: int = 1, most: int = 10_000) -> Streams:
+@dataclass(frozen=True)
+class Scrapes:
+    """How Prometheus learns what was counted.
+
+    Args:
+        every: Looks from one scrape of a pod to the next.
+        late: Looks from the stable's scrape to the canary's, less than `every`.
+    """
+
+    every: int = 1
+    late: int = 0
+
+    def told(self, canary: Ints, stable: Ints) -> tuple[Ints, Ints]:
+        """What a look has news of, of what was counted at each: both are told when the later one was scraped."""
+        at = np.arange(self.late, canary.shape[-1], self.every)
+        return _told(canary, at, at), _told(stable, at, at - self.late)
+
+
+def _told(counts: Ints, at: Ints, until: Ints) -> Ints:
+    found = np.zeros_like(counts)
+    found[..., at] = np.diff(np.cumsum(counts, axis=-1)[..., until], axis=-1, prepend=0)
+    return found
+
+
+def streams(
+    seed: int, stable: float, canary: float, times: float = 1.0, burst: int = 1, most: int = 10_000,
+    scrapes: Scrapes = Scrapes(),
+) -> Streams:  # fmt: skip
     """Draw rollouts.
 
     Args:
@@ -62,25 +90,27 @@ def streams(seed: int, stable: float, canary: float, times: float = 1.0, burst: 
     rng = np.random.default_rng([SEED, seed])
     looks = most // LOOK
     shape = (ROLLOUTS, looks)
-    asked, weight, given = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(ROLLOUTS, np.int64)
+    asked, weight = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    given = told = np.zeros(ROLLOUTS, np.int64)
     for look in range(looks):
-        step = np.minimum(given // SETTINGS.step_requests, len(SETTINGS.shares) - 1)
+        step = np.minimum(told // SETTINGS.step_requests, len(SETTINGS.shares) - 1)
         weight[:, look] = np.array(SETTINGS.shares)[step]
         asked[:, look] = rng.binomial(LOOK, weight[:, look] / 100)
-        given += asked[:, look]
+        given = given + asked[:, look]
+        told = given if look % scrapes.every == scrapes.late else told
     rest = LOOK - asked
     (events, bad), (stable_events, stable_bad) = (
         _failures(rng, count, rate, burst) for count, rate in ((asked, canary), (rest, stable))
     )
-    share = share_of(weight, asked, rest)
+    news, rest_news = scrapes.told(asked, rest)
+    share = share_of(weight, news, rest_news)
     edges = [next(e for e in BUCKETS if e >= MEDIAN_S * np.exp(SIGMA * stats.norm.ppf(q))) for q in QUANTILES]
     slow = zip(*(_slower(rng, n, edges, by) for n, by in ((asked, times), (rest, 1.0))), strict=True)
-    return Streams(
-        Looks(asked, events, rest, stable_events, share),
-        tuple(Looks(asked, mine, rest, theirs, share) for mine, theirs in slow),
-        bad,
-        stable_bad,
+    errors, *slower = (
+        Looks(news, mine, rest_news, theirs, share)
+        for mine, theirs in itertools.starmap(scrapes.told, ((events, stable_events), *slow))
     )
+    return Streams(errors, tuple(slower), bad, stable_bad)
 
 
 def _failures(rng: np.random.Generator, count: Ints, rate: float, burst: int) -> tuple[Ints, Ints]:
@@ -250,7 +280,8 @@ def figures() -> list[Figure]:
     found.append(Figure(".001 → .01: requests (N95) against an exact test of fixed size",
                         float(np.quantile(out.requests, 0.95)) / peer, "×", "<=", 2.2,
                         f"Fisher, half to each, α {HARM:g}: {peer}"))  # fmt: skip
-    found += _broken()
+    found += _broken("", Scrapes(), 4, 15)
+    found += _scraped(Scrapes(every=5, late=2))
     out = ours(streams(500, 0.001, 0.001, times=1.2))
     until = float(np.median(out.requests[out.rolled_back])) if out.rolled_back.any() else np.inf
     shares = f"rolled back {out.rolled_back.mean():.3f}, promoted {out.promoted.mean():.3f}"
@@ -261,17 +292,32 @@ def figures() -> list[Figure]:
     return found
 
 
-def _broken() -> list[Figure]:
+def _broken(where: str, scrapes: Scrapes, most_bad: float, most_s: float) -> list[Figure]:
     """20 % failures, 20 requests a second, a tenth of them to the canary."""
-    drawn = streams(400, 0.001, 0.2, most=4000)
+    drawn = streams(400, 0.001, 0.2, most=4000, scrapes=scrapes)
     out = ours(drawn)
     until = np.arange(drawn.errors.canary.shape[1]) <= out.look[:, None]
     answers = (drawn.answers_bad * until).sum(-1)
     began = (drawn.answers_bad > 0).argmax(-1)
     seconds = (out.look - began + 1) * LOOK / RATE
     return [
-        Figure("20 % failures: bad answers, q95", float(np.quantile(answers, 0.95)), "", "<=", 4),
-        Figure("20 % failures: seconds after the first, q95", float(np.quantile(seconds, 0.95)), "s", "<=", 15),
+        Figure(f"20 % failures{where}: bad answers, q95", float(np.quantile(answers, 0.95)), "", "<=", most_bad),
+        Figure(
+            f"20 % failures{where}: seconds after the first, q95", float(np.quantile(seconds, 0.95)), "s", "<=", most_s
+        ),
+    ]
+
+
+def _scraped(scrapes: Scrapes) -> list[Figure]:
+    """The same where each pod is scraped seldom, and at a moment of its own: as safe, and later by a scrape or two."""
+    where = f", scraped {scrapes.every} s apart"
+    same = ours(streams(700, 0.01, 0.01, most=14_400, scrapes=scrapes))
+    margin = ours(streams(701, 0.01, 0.01 + SETTINGS.error_margin, scrapes=scrapes))
+    return [
+        Figure(f"A/A at 0.01{where}: rolled back, upper bound", upper(same.rolled_back), "", "<=", 0.025),
+        Figure(f"A/A at 0.01{where}: promoted", float(same.promoted.mean()), "", ">=", 0.9),
+        Figure(f"at the margin{where}: promoted", float(margin.promoted.mean()), "", "<=", 0.05),
+        *_broken(where, scrapes, 4 + 2 * scrapes.every * 0.4, 15 + 2 * scrapes.every),
     ]
 
 
