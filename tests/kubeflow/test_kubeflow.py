@@ -56,8 +56,9 @@ def test_a_run_is_followed_to_its_end_and_the_same_name_starts_nothing_new(file:
     assert flywheel(file, "runs", "show", again["run"]).stdout.startswith(name)
 
 
-def test_a_failed_run_tells_its_own_reason_and_its_exit_code(file: str) -> None:
-    done = flywheel(file, "submit", "--data", f"s3://flywheel/{OURS}-nothing", "--json")
+def test_a_failed_run_tells_its_own_reason_and_its_exit_code(file: str, tmp_path: Path) -> None:
+    store = read_platform(tmp_path, Path(file)).store
+    done = flywheel(file, "submit", "--data", f"{store}/{OURS}-nothing", "--json")
     told = said(done, 2)
     assert told["state"] == "failed"
     assert f"{OURS}-nothing" in told["reason"]

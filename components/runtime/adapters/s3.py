@@ -129,7 +129,7 @@ class S3Store(ObjectStore):
 
 def _remedy(code: str, bucket: str) -> str:
     return {
-        "NoSuchBucket": f"make the bucket {bucket}, or correct store in the platform file",
+        "NoSuchBucket": f"make the bucket {bucket}, or correct the name",
         "NoCredentialsError": "give the pod a service account with access, or set AWS_ACCESS_KEY_ID from a secret",
         "AccessDenied": f"allow this identity to read and write {bucket}",
         "403": f"allow this identity to read and write {bucket}",
