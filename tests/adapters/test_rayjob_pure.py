@@ -194,6 +194,30 @@ def test_a_pod_that_crashes_at_its_start_is_not_waited_for() -> None:
     assert hopeless("train-1", "team", Seen({}, [once])) is None
 
 
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ('Failed to create head Pod team/, pods "h" is forbidden: violates PodSecurity "restricted"', "violates Pod"),
+        ('pods "w" is forbidden: maximum memory usage per Container is 1Gi, but limit is 4Gi', "maximum memory"),
+        ('Failed to create head Pod team/, admission webhook "kyverno" denied the request: no root', "no root"),
+        ('pods "h" is forbidden: exceeded quota: small, requested: pods=1', ""),
+        ('failed calling webhook "kyverno": connection refused', ""),
+    ],
+)
+def test_pods_that_are_never_let_in_are_not_waited_for(message: str, says: str) -> None:
+    about = {"kind": "RayCluster", "name": "train-1-x"}
+    event = {"involvedObject": about, "reason": "FailedToCreateHeadPod", "message": message}
+    seen = Seen({"jobDeploymentStatus": "Initializing"}, [], [event])
+    error = hopeless("train-1", "team", seen)
+    if says:
+        assert isinstance(error, PlatformError)
+        assert "namespace team does not let its pods in: " in str(error)
+        assert says in str(error)
+    else:
+        assert error is None
+        assert waits_for(seen).startswith(("quota: small", 'pods that cannot be made: failed calling webhook "kyv'))
+
+
 def test_waiting_for_a_node_or_a_queue_is_said() -> None:
     event = {"involvedObject": {"name": "worker-1"}, "reason": "FailedScheduling", "message": "0/1 nodes: no GPU."}
     begun = {"jobDeploymentStatus": "Initializing"}

@@ -77,6 +77,15 @@ def test_kserve_takes_the_service_up(there: There, cluster: client.ApiClient) ->
     assert seen["v1"].reason
 
 
+def test_pods_that_are_never_let_in_are_told_of(there: There, cluster: client.ApiClient) -> None:
+    limits = {"limits": [{"type": "Container", "max": {"memory": "1Mi"}}]}
+    client.CoreV1Api(cluster).create_namespaced_limit_range(
+        there.namespace, {"metadata": {"name": "small"}, "spec": limits}
+    )
+    there.serving.write(stable(there.serving.read("detector"), "1"))
+    wait_for(lambda: "maximum memory usage" in there.serving.observe("detector")["v1"].reason, 30)
+
+
 def test_the_next_version_takes_over_and_the_one_before_is_kept_without_pods(
     there: There, cluster: client.ApiClient
 ) -> None:

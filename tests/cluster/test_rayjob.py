@@ -164,6 +164,31 @@ def test_a_quota_of_pods_is_waited_for_and_named(nowhere: Cluster) -> None:
     assert any("waits for quota: small, requested: pods=1" in line for line in lines)
 
 
+@pytest.mark.parametrize("what", ["policy", "limit", "account"])
+def test_pods_that_are_never_let_in_are_not_waited_for(nowhere: Cluster, what: str) -> None:
+    pods = NOWHERE
+    if what == "policy":
+        enforced = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        nowhere.core.patch_namespace(nowhere.namespace, enforced)
+        pods = NOWHERE.but(host_paths=["/opt"])
+    elif what == "limit":
+        limits = {"limits": [{"type": "Container", "max": {"memory": "1Mi"}}]}
+        nowhere.core.create_namespaced_limit_range(nowhere.namespace, {"metadata": {"name": "small"}, "spec": limits})
+    else:
+        pods = NOWHERE.but(service_account="nobody")
+    jobs = RayJobs(nowhere.namespace, pods)
+    jobs.submit(waiting())
+    error = ended(jobs, "train-1", [])
+    assert isinstance(error, PlatformError)
+    assert f"namespace {nowhere.namespace} does not let its pods in" in str(error)
+    says = {
+        "policy": 'violates PodSecurity "restricted',
+        "limit": "maximum memory usage",
+        "account": '"nobody" not found',
+    }
+    assert says[what] in str(error)
+
+
 def test_a_job_in_a_queue_waits_without_end_if_told_to(nowhere: Cluster) -> None:
     """Kueue holds a RayJob by `suspend`, and lets it go by taking that away."""
     endless = NOWHERE.but(labels={"kueue.x-k8s.io/queue-name": "team"})

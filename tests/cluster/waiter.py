@@ -1,6 +1,5 @@
 """A step that waits for a job which never gets a node: `python -m tests.cluster.waiter NAMESPACE NAME`."""
 
-import signal
 import sys
 from typing import Any
 
@@ -20,7 +19,6 @@ def waiting(name: str = "train-1", hash: str = "h1", **changes: Any) -> JobSpec:
 
 
 def main(namespace: str, name: str) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by who is started in a shell's background
     jobs = RayJobs(namespace, NOWHERE)
     jobs.submit(waiting(name))
     print("submitted", flush=True)

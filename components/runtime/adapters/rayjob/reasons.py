@@ -19,6 +19,9 @@ CRASHES = 2
 """Restarts of a container after which it is not waited for any longer."""
 LAST_LINES = 20
 RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
+QUOTA = "exceeded quota: "
+REFUSED = re.compile(r"is forbidden: (.*)|(admission webhook .* denied the request: .*)", re.DOTALL)
+"""What the API server says of a pod that a policy, a limit or a webhook does not let in."""
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
 
 
@@ -79,12 +82,18 @@ def _describe(name: str, namespace: str) -> str:
 
 
 def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
-    """Why a job that has not begun never will: its specification is refused, an image cannot be had, or crashes."""
+    """Why a job that has not begun never will: it or its pods are refused, an image cannot be had, or crashes."""
     for event in seen.events:
         # KubeRay 1.4 says so in an event alone: the status stays empty.
         about, reason = event.get("involvedObject", {}), event.get("reason", "")
         if about.get("kind") == "RayJob" and reason.startswith("InvalidRayJob"):
             return UserError(f"job {name} was refused by KubeRay: {event['message']}", _describe(name, namespace))
+        refused = REFUSED.search(event.get("message", ""))
+        if about.get("kind") == "RayCluster" and refused and QUOTA not in event["message"]:  # a quota may be free soon
+            return PlatformError(
+                f"job {name}: namespace {namespace} does not let its pods in: {refused[1] or refused[2]}",
+                "change that namespace's rules, or pods in the platform file",
+            )
     for pod in seen.pods:
         for container in _containers(pod):
             waiting = container.get("state", {}).get("waiting") or {}
@@ -112,8 +121,10 @@ def waits_for(seen: Seen) -> str:
         message = str(event.get("message", ""))
         if event.get("reason") == "FailedScheduling":
             return f"a node: {message}"
-        if "exceeded quota" in message:
-            return f"quota: {message.partition('exceeded quota: ')[2]}"
+        if QUOTA in message:
+            return f"quota: {message.partition(QUOTA)[2]}"
+        if event.get("reason", "").startswith("Failed") and "Create" in event["reason"]:
+            return f"pods that cannot be made: {message}"
     return ""
 
 
