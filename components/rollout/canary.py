@@ -24,8 +24,8 @@ FALLS = 3
 """How often it may be away, less one."""
 DIVIDED_S = 10.0
 """Seconds that a gateway may need to divide the traffic anew."""
-IDLE_S = 20.0
-"""Seconds without a request after which somebody should be told."""
+IDLE_S = 60.0
+"""Seconds without a request after which somebody should be told: Prometheus may bring news each half a minute only."""
 
 
 @dataclass(frozen=True)
