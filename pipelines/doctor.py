@@ -5,9 +5,8 @@ import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,8 @@ from rich.markup import escape
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError
 from ..components.runtime.wiring import World, connect
+from . import doctor_cluster
+from .checks import Check, Probe
 
 NEEDED_GB = 5
 PROFILES = {
@@ -25,19 +26,6 @@ PROFILES = {
     "train": ("ray", "torch", "ultralytics", "onnx"),
     "serve": ("kserve", "aiohttp", "onnxruntime"),
 }
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at: what was found, and the command that mends it."""
-
-    name: str
-    ok: bool
-    found: str
-    next: str = ""
-
-
-Probe = Callable[[], Check]
 
 
 def examine(platform: Platform, root: Path, port: int) -> list[Check]:
@@ -50,8 +38,6 @@ def examine(platform: Platform, root: Path, port: int) -> list[Check]:
         ("tracking", lambda: _tracking(world)),
     ]
     if platform.namespaces:
-        from . import doctor_cluster
-
         probes += doctor_cluster.probes(world)
     if platform.telemetry.startswith("prometheus+"):
         probes.append(("telemetry", lambda: _telemetry(world)))

@@ -8,7 +8,7 @@ import httpx
 from ..components.runtime.config import Gateway
 from ..components.runtime.errors import FlywheelError
 from ..components.runtime.wiring import World
-from .doctor import Check, Probe
+from .checks import Check, Probe
 
 STEPS = "kubectl -n {} create rolebinding flywheel-steps-of-kubeflow --role=flywheel-steps --serviceaccount={}"
 RIGHTS = "kubectl apply -n {} -f manifests/base/steps.yaml, and bind the role flywheel-steps to whoever runs the steps"

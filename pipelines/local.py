@@ -16,8 +16,9 @@ from pathlib import Path
 from ..components.runtime.adapters.local.jobs import LocalJobs
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import JobFailed
+from ..components.runtime.lines import heard
 from ..components.runtime.ports import JobSpec
-from ..components.runtime.step import MARK, StepRecord, run_records
+from ..components.runtime.step import StepRecord, run_records
 from ..components.runtime.wiring import connect
 
 
@@ -62,8 +63,7 @@ def run(
         def line(text: str) -> None:
             nonlocal started
             print(text, file=file, flush=True)
-            _, mark, said = text.partition(MARK)
-            if mark:
+            if said := heard(text):
                 started = started or said.partition("started in run ")[2]
                 on_line(said)
 

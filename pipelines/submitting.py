@@ -15,8 +15,9 @@ from ..components.runtime.compiling import begun
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError, PlatformError, UserError
 from ..components.runtime.folder import SCHEMES
+from ..components.runtime.lines import heard
 from ..components.runtime.ports import RunRequest, Runs, RunState, Task
-from ..components.runtime.step import MARK, StepRecord, run_records
+from ..components.runtime.step import StepRecord, run_records
 from ..components.runtime.wiring import connect
 from . import running
 
@@ -170,8 +171,7 @@ class Follower:
             over = task.state not in ("waiting", "running")
             end = len(task.printed) if over else task.printed.rfind("\n") + 1
             for text in task.printed[begun:end].splitlines():
-                _, mark, said = text.partition(MARK)
-                if mark:
+                if said := heard(text):
                     self._hand_on(said, task.seconds)
             self._read[task.name] = max(begun, end)
             if task.waits_for and task.waits_for != self._waits.get(task.name):
@@ -267,7 +267,7 @@ def show(told: Told) -> None:
     done = {step.step for step in told.steps}
     for task in told.tasks:
         if task.state in ("waiting", "running") and task.name not in done:
-            said = [line.partition(MARK)[2] for line in task.printed.splitlines() if MARK in line]
+            said = [said for line in task.printed.splitlines() if (said := heard(line))]
             last = f"waits for {task.waits_for}" if task.waits_for else "".join(said[-1:])
             console.print(running.line_of("…", task.name, task.seconds, last))
     show_end(told, console)

@@ -12,9 +12,9 @@ from ..recipes.detection.mistakes import above
 from ..recipes.detection.predict import Detections
 from ..runtime.artifacts import DatasetVersion, ModelPackage, Sample, Scores
 from ..runtime.blobs import get_blob
+from ..runtime.lines import say
 from ..runtime.ports import Store
 from ..runtime.records import from_lines
-from ..runtime.step import say
 from .gate import Comparison
 from .measure import Answers, ask, assess, compare
 

@@ -12,10 +12,11 @@ from ..runtime.artifacts import Lineage, RawBatch, RawItem, content_id
 from ..runtime.blobs import find_blob, put_blob
 from ..runtime.config import Ingest
 from ..runtime.errors import DataError
+from ..runtime.lines import say
 from ..runtime.parallel import each
 from ..runtime.ports import Store
 from ..runtime.records import to_lines
-from ..runtime.step import say, step
+from ..runtime.step import step
 from .listing import Found, Listing, listing
 from .remote import near
 

@@ -29,11 +29,12 @@ from ..runtime.artifacts import (
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Monitor
 from ..runtime.errors import FlywheelError
+from ..runtime.lines import say
 from ..runtime.manifests import find, keep, load
 from ..runtime.packages import fetch_package
 from ..runtime.ports import EndpointState, Store
 from ..runtime.records import from_lines
-from ..runtime.step import code_version, say, step
+from ..runtime.step import code_version, step
 from .judge import Decision, Seen, judge, may_ask
 from .measured import labelled, measure
 from .page import render

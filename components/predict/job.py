@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from ..runtime.blobs import get_blob
 from ..runtime.errors import AlreadyExists, JobFailed
+from ..runtime.lines import say
 from ..runtime.orders import reason, work
 from ..runtime.ports import Store
 from ..runtime.raycluster import ray_up
 from ..runtime.records import from_lines
-from ..runtime.step import say
 from .flow import predicted
 from .listing import Shard
 from .parts import encode, gathered

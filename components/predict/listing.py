@@ -8,9 +8,9 @@ from ..runtime.artifacts import content_id
 from ..runtime.config import Predict
 from ..runtime.errors import DataError, UserError
 from ..runtime.folder import IMAGES, PARQUET, SCHEMES, local_path
+from ..runtime.lines import say
 from ..runtime.ports import Listed, Source
 from ..runtime.records import Record
-from ..runtime.step import say
 from ..runtime.wiring import open_source
 
 TOLD = 10_000

@@ -9,13 +9,14 @@ from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Platform, Predict
 from ..runtime.errors import DataError, PlatformError, UserError
 from ..runtime.folder import SCHEMES, local_path
+from ..runtime.lines import say
 from ..runtime.manifests import load
 from ..runtime.orders import have_done
 from ..runtime.ports import Jobs, Store
 from ..runtime.raycluster import fits
 from ..runtime.records import to_lines
 from ..runtime.shown import Log, nothing
-from ..runtime.step import code_version, say, step
+from ..runtime.step import code_version, step
 from .listing import Shard, freeze
 from .spec import PredictSpec
 

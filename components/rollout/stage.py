@@ -16,11 +16,12 @@ from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Rollout
 from ..runtime.decisions import Outcome, conclude
 from ..runtime.errors import Conflict, FlywheelError, PlatformError, UserError
+from ..runtime.lines import say
 from ..runtime.manifests import keep, load
 from ..runtime.packages import fetch_package
 from ..runtime.ports import EndpointState, Served, Store
 from ..runtime.shown import write_links
-from ..runtime.step import say, step
+from ..runtime.step import step
 from ..serving.client import answered_by
 from .canary import Canary, Means
 from .diary import Ended

@@ -14,10 +14,10 @@ from .artifacts import content_id
 from .config import Platform
 from .errors import FlywheelError, JobFailed, UserError
 from .images import TRAIN
+from .lines import heard, say
 from .manifests import load
 from .ports import Jobs, JobSpec, Store
 from .records import Record
-from .step import MARK, say
 from .wiring import open_store
 
 
@@ -139,6 +139,5 @@ def reason(store: Store, folder: str, attempt: str = "") -> FlywheelError | None
 
 def _hand_on(stage: str, line: str) -> None:
     """Of all that a job prints, and that is said about it, what is for whoever watches."""
-    _, mark, said = line.partition(MARK)
-    if mark:
+    if said := heard(line):
         say(said if said.startswith(f"{stage}: ") else f"{stage}: {said}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from .step import say
+from .lines import say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,6 +15,7 @@ from .artifacts import Lineage, Manifest, content_id
 from .config import Platform, Section, image
 from .errors import FlywheelError
 from .images import VERSION
+from .lines import say
 from .manifests import keep, load
 from .ports import Store
 from .records import Record
@@ -52,13 +53,6 @@ def code_version() -> str:
 
 
 TERMINATED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-MARK = "flywheel | "
-"""Begins each line for whoever watches the run."""
-
-
-def say(line: str) -> None:
-    """One line for whoever watches the run."""
-    print(f"{MARK}{line}", flush=True)
 
 
 class Step:

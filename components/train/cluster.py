@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..runtime.lines import say
 from ..runtime.raycluster import ray_up
-from ..runtime.step import say
 from .spec import TrainSpec
 from .worker import work
 

@@ -12,10 +12,10 @@ from ..recipes.detection.architectures import find
 from ..recipes.detection.checkpoints import saved
 from ..runtime.artifacts import Epoch
 from ..runtime.errors import FlywheelError, JobFailed, UserError
+from ..runtime.lines import say
 from ..runtime.manifests import load
 from ..runtime.orders import reason, work
 from ..runtime.ports import Store
-from ..runtime.step import say
 from .cluster import fit
 from .spec import Progress, TrainSpec
 from .tracking import Tracker

@@ -4,12 +4,13 @@ from ..recipes.detection import architectures
 from ..runtime.artifacts import Checkpoint, DatasetVersion, Lineage, ModelPackage, Release, Resolution, content_id
 from ..runtime.config import Platform, Train
 from ..runtime.errors import DataError, UserError
+from ..runtime.lines import say
 from ..runtime.manifests import load
 from ..runtime.orders import have_done
 from ..runtime.ports import Jobs, Store
 from ..runtime.raycluster import fits
 from ..runtime.shown import Log, mlflow_run, nothing, write_links
-from ..runtime.step import code_version, say, step
+from ..runtime.step import code_version, step
 from .spec import TrainSpec
 
 

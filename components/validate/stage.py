@@ -12,10 +12,11 @@ from ..runtime.artifacts import BadItem, CleanBatch, Lineage, RawBatch, RawItem,
 from ..runtime.blobs import get_blob, put_blob
 from ..runtime.config import Validate
 from ..runtime.errors import DataError
+from ..runtime.lines import say
 from ..runtime.parallel import each
 from ..runtime.ports import Store
 from ..runtime.records import from_lines, to_lines
-from ..runtime.step import say, step
+from ..runtime.step import step
 from .duplicates import Decoded, single_out
 from .page import render
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from kfp_flywheel.components.runtime.adapters import cluster as asking
 from kfp_flywheel.components.runtime.config import Platform
-from kfp_flywheel.pipelines.doctor import Check, examine
+from kfp_flywheel.pipelines.checks import Check
+from kfp_flywheel.pipelines.doctor import examine
 from kubernetes import client
 
 from tests.servers import free_port

@@ -10,7 +10,8 @@ from kfp_flywheel.components.runtime.config import Platform, Pods
 from kfp_flywheel.components.runtime.errors import UserError
 from kfp_flywheel.components.runtime.ports import EndpointState, Served
 from kfp_flywheel.components.runtime.wiring import open_store
-from kfp_flywheel.pipelines.doctor import Check, examine
+from kfp_flywheel.pipelines.checks import Check
+from kfp_flywheel.pipelines.doctor import examine
 from kubernetes import client
 
 from tests.canaries import release_of

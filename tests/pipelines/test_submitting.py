@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp_flywheel.components.runtime.config import Platform
 from kfp_flywheel.components.runtime.errors import UserError
+from kfp_flywheel.components.runtime.lines import MARK
 from kfp_flywheel.components.runtime.ports import RunRequest, RunState, Task
-from kfp_flywheel.components.runtime.step import MARK, StepRecord
+from kfp_flywheel.components.runtime.step import StepRecord
 from kfp_flywheel.components.runtime.wiring import World, connect
 from kfp_flywheel.pipelines import submitting
 

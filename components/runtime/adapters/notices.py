@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import PlatformError
+from ..lines import say
 from ..ports import Notice
-from ..step import say
 
 TRIES = 3
 PAUSE_S = 0.5
