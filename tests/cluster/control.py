@@ -18,7 +18,7 @@ from .places import Places
 from .processes import Processes, answers
 
 NODE, NODE_IP, PODS, SERVICES = "vm", "10.88.0.1", "10.88.0.0/16", "10.96.0.0/16"
-GATEWAY = "127.0.0.1:8000"
+GATEWAY, INGRESS = "127.0.0.1:8000", "kserve-ingress-gateway"
 API = "https://127.0.0.1:6443"
 KNATIVE = "knative-serving"
 KUBERNETES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -53,6 +53,7 @@ class ControlPlane:
         self.operators()
         for name, url in (("kuberay", "8281/readyz"), ("kserve", "8181/readyz"), ("traefik", "8383/ping")):
             self.ready(name, lambda url=url: answers(f"http://127.0.0.1:{url}"))
+        self.kubectl("-n", "kserve", "wait", "--for=condition=Programmed", f"gateway/{INGRESS}", "--timeout=60s")
 
     def down(self, wipe: bool) -> None:
         """End it; `wipe` drops its state too."""
@@ -255,7 +256,7 @@ def _kserve_objects(module: Path, authority: str) -> list[dict[str, Any]]:
     config["data"].pop("_example", None)
     ingress = json.loads(config["data"]["ingress"]) | {
         "enableGatewayApi": True,
-        "kserveIngressGateway": "kserve/kserve-ingress-gateway",
+        "kserveIngressGateway": f"kserve/{INGRESS}",
         "disableIstioVirtualHost": True,
         "ingressDomain": "example.com",
     }
@@ -286,7 +287,7 @@ def _kserve_objects(module: Path, authority: str) -> list[dict[str, Any]]:
         {
             "apiVersion": gateway,
             "kind": "Gateway",
-            "metadata": {"name": "kserve-ingress-gateway", "namespace": "kserve"},
+            "metadata": {"name": INGRESS, "namespace": "kserve"},
             "spec": {
                 "gatewayClassName": "traefik",
                 "listeners": [listener | {"allowedRoutes": {"namespaces": {"from": "All"}}}],
