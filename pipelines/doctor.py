@@ -17,7 +17,6 @@ from rich.markup import escape
 from ..components.runtime.config import Platform
 from ..components.runtime.errors import FlywheelError
 from ..components.runtime.wiring import World, connect
-from . import doctor_cluster
 from .checks import Check, Probe
 
 NEEDED_GB = 5
@@ -38,6 +37,8 @@ def examine(platform: Platform, root: Path, port: int) -> list[Check]:
         ("tracking", lambda: _tracking(world)),
     ]
     if platform.namespaces:
+        from . import doctor_cluster
+
         probes += doctor_cluster.probes(world)
     if platform.telemetry.startswith("prometheus+"):
         probes.append(("telemetry", lambda: _telemetry(world)))

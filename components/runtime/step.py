@@ -15,7 +15,7 @@ from .artifacts import Lineage, Manifest, content_id
 from .config import Platform, Section, image
 from .errors import FlywheelError
 from .images import VERSION
-from .lines import say
+from .lines import MARK, say
 from .manifests import keep, load
 from .ports import Store
 from .records import Record
@@ -139,7 +139,7 @@ def _record(current: Step | None, started: float, outcome: Outcome, sentence: st
         current.store.put(f"runs/{current.run}/{current.name}-{int(started * 1000)}.json", record.line().encode())
     except FlywheelError as error:
         # The step's own end matters more than its record; a full store must not hide the first reason.
-        print(f"flywheel | {current.name}: its record could not be written: {error}", file=sys.stderr)
+        print(f"{MARK}{current.name}: its record could not be written: {error}", file=sys.stderr)
 
 
 def run_records(store: Store, run: str, known: dict[str, StepRecord] | None = None) -> list[StepRecord]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..runtime.artifacts import ModelPackage
 from ..runtime.errors import FlywheelError, UserError
+from ..runtime.lines import MARK, say
 from ..runtime.packages import fetch_package
 from ..runtime.ports import Store
 from ..runtime.wiring import open_store
@@ -27,7 +28,7 @@ from ..runtime.wiring import open_store
 if TYPE_CHECKING:
     from ..recipes.detection.predict import Predictor
 
-SERVING_AT = "flywheel | serving at "
+SERVING_AT = f"{MARK}serving at "
 DRAIN_S = 10
 MEGAPIXELS = 100
 
@@ -160,7 +161,7 @@ def main() -> None:
     try:
         _serve(parser.parse_args())
     except FlywheelError as error:
-        print(f"flywheel | model server: {error}", flush=True)
+        say(f"model server: {error}")
         raise SystemExit(error.exit_code) from None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import aiohttp
 
+from ..runtime.lines import MARK
 from .model_server import SERVING_AT
 
 MODULE = "kfp_flywheel.components.serving.model_server"
@@ -107,7 +108,7 @@ class Replica:
         code = await process.wait()
         if code < 0:
             return f"it was ended by {signal.Signals(-code).name}"
-        return (rest.strip() or last).decode(errors="replace").removeprefix("flywheel | ") or f"exit code {code}"
+        return (rest.strip() or last).decode(errors="replace").removeprefix(MARK) or f"exit code {code}"
 
     async def _probe(self) -> None:
         """Ask whether it is ready, and whether it still answers: one that hangs is killed, and so started again."""

@@ -53,7 +53,8 @@ class ControlPlane:
         self.operators()
         for name, url in (("kuberay", "8281/readyz"), ("kserve", "8181/readyz"), ("traefik", "8383/ping")):
             self.ready(name, lambda url=url: answers(f"http://127.0.0.1:{url}"))
-        self.kubectl("-n", "kserve", "wait", "--for=condition=Programmed", f"gateway/{INGRESS}", "--timeout=60s")
+        programmed = ("-n", "kserve", "wait", "--for=condition=Programmed", f"gateway/{INGRESS}", "--timeout=0")
+        self.ready("traefik", lambda: self._kubectl_says(*programmed))
 
     def down(self, wipe: bool) -> None:
         """End it; `wipe` drops its state too."""

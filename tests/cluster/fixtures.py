@@ -116,7 +116,7 @@ def node(plane: ControlPlane) -> Node:
 
 @pytest.fixture(scope="session")
 def prometheus(plane: ControlPlane, node: Node) -> Prometheus:
-    """It scrapes every model server, each second."""
+    """It scrapes every model server, each EVERY_S seconds."""
     server = Prometheus(plane)
     server.up()
     return server

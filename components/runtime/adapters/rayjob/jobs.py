@@ -15,6 +15,7 @@ from kubernetes import client
 
 from ...config import Pods
 from ...errors import Conflict, JobFailed, PlatformError
+from ...lines import MARK
 from ...ports import JobSpec
 from .. import kubernetes
 from ..kubernetes import Objects, explained, message_of, patiently
@@ -61,7 +62,7 @@ class RayJobs:
                     return
                 if attempt == ATTEMPTS or not worth_another_try(seen.status):
                     raise failure(job, self.namespace, seen)
-                on_line(f"flywheel | job {job}: {seen.status['reason']}, which nobody is to blame for: another try")
+                on_line(f"{MARK}job {job}: {seen.status['reason']}, which nobody is to blame for: another try")
                 self._delete_and_wait(job)
                 self._create(job, wanted)
 
@@ -123,7 +124,7 @@ class RayJobs:
                     raise never
                 reason = waits_for(seen)
                 if reason and reason != told:
-                    on_line(f"flywheel | job {name} waits for {reason}")
+                    on_line(f"{MARK}job {name} waits for {reason}")
                 told = reason
                 if reason and self.pods.wait_s and time.monotonic() - since > self.pods.wait_s:
                     self._objects.delete(RAYJOB, name)
@@ -186,7 +187,7 @@ class _Log:
                     return
             except (client.ApiException, urllib3.exceptions.HTTPError) as error:
                 if getattr(error, "status", None) == 403:
-                    self._on_line(f"flywheel | job {self._name}: its lines cannot be read: {message_of(error)}")
+                    self._on_line(f"{MARK}job {self._name}: its lines cannot be read: {message_of(error)}")
                     return
                 # otherwise taken up again below
             (self._ended if over else self._over).wait(0.5)

@@ -123,7 +123,7 @@ def waits_for(seen: Seen) -> str:
             return f"a node: {message}"
         if QUOTA in message:
             return f"quota: {message.partition(QUOTA)[2]}"
-        if event.get("reason", "").startswith("Failed") and "Create" in event["reason"]:
+        if event.get("reason", "").startswith(("FailedCreate", "FailedToCreate")):
             return f"pods that cannot be made: {message}"
     return ""
 
