@@ -201,6 +201,7 @@ def test_a_pod_that_crashes_at_its_start_is_not_waited_for() -> None:
         ('pods "w" is forbidden: maximum memory usage per Container is 1Gi, but limit is 4Gi', "maximum memory"),
         ('Failed to create head Pod team/, admission webhook "kyverno" denied the request: no root', "no root"),
         ('pods "h" is forbidden: exceeded quota: small, requested: pods=1', ""),
+        ('pods "h" is forbidden: status unknown for quota: small, resources: pods', ""),
         ('failed calling webhook "kyverno": connection refused', ""),
     ],
 )

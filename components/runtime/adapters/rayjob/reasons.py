@@ -19,7 +19,8 @@ CRASHES = 2
 """Restarts of a container after which it is not waited for any longer."""
 LAST_LINES = 20
 RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
-QUOTA = "exceeded quota: "
+QUOTA = re.compile(r"(?:exceeded|status unknown for) quota: (.*)", re.DOTALL)
+"""A quota that is full, or so new that what it holds is not counted yet: either may let a pod in soon."""
 REFUSED = re.compile(r"is forbidden: (.*)|(admission webhook .* denied the request: .*)", re.DOTALL)
 """What the API server says of a pod that a policy, a limit or a webhook does not let in."""
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
@@ -89,7 +90,7 @@ def hopeless(name: str, namespace: str, seen: Seen) -> FlywheelError | None:
         if about.get("kind") == "RayJob" and reason.startswith("InvalidRayJob"):
             return UserError(f"job {name} was refused by KubeRay: {event['message']}", _describe(name, namespace))
         refused = REFUSED.search(event.get("message", ""))
-        if about.get("kind") == "RayCluster" and refused and QUOTA not in event["message"]:  # a quota may be free soon
+        if about.get("kind") == "RayCluster" and refused and not QUOTA.search(event["message"]):
             return PlatformError(
                 f"job {name}: namespace {namespace} does not let its pods in: {refused[1] or refused[2]}",
                 "change that namespace's rules, or pods in the platform file",
@@ -121,8 +122,8 @@ def waits_for(seen: Seen) -> str:
         message = str(event.get("message", ""))
         if event.get("reason") == "FailedScheduling":
             return f"a node: {message}"
-        if QUOTA in message:
-            return f"quota: {message.partition(QUOTA)[2]}"
+        if quota := QUOTA.search(message):
+            return f"quota: {quota[1]}"
         if event.get("reason", "").startswith(("FailedCreate", "FailedToCreate")):
             return f"pods that cannot be made: {message}"
     return ""
